@@ -1,0 +1,192 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The backup that a Lightning node runner trusts with money.
+#[derive(Parser)]
+#[command(name = "backup-cli", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Print results and errors as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make a new backup of a node, fresh or existing (lightningd stopped)
+    Init(InitArgs),
+    /// Get the database back
+    Restore(RestoreArgs),
+    /// Show how the backup is
+    Status(PlaceArgs),
+    /// Read everything that is stored, and prove it
+    Verify(PlaceArgs),
+    /// List generations, segments and snapshots
+    List(PlaceArgs),
+    /// List, add and remove the ways to open the backup
+    Key(KeyArgs),
+    /// Show it all, without a node, in a temporary folder
+    Demo(DemoArgs),
+}
+
+/// `init`.
+#[derive(Args)]
+pub struct InitArgs {
+    /// lightningd's network directory (or the directory above it)
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+    /// Where the backup goes: an empty or new folder, as a path or file:// URL
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// How messages name the destination
+    #[arg(long, default_value = "primary")]
+    pub name: String,
+    /// The database, where it is not lightningd.sqlite3 in DIR
+    #[arg(long, value_name = "PATH")]
+    pub wallet: Option<PathBuf>,
+    /// Also open with the passphrase in the first line of FILE
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Also open with the identity of this age recipient (age1…)
+    #[arg(long, value_name = "AGE")]
+    pub recipient: Vec<String>,
+    /// First line of FILE is the passphrase of an encrypted hsm_secret
+    #[arg(long, value_name = "FILE")]
+    pub secret_passphrase_file: Option<PathBuf>,
+}
+
+/// Which log is meant.
+#[derive(Args)]
+pub struct PlaceArgs {
+    /// The node whose backup is meant
+    #[arg(long, value_name = "DIR", conflicts_with = "url", required_unless_present = "url")]
+    pub lightning_dir: Option<PathBuf>,
+    /// Where the backup is
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+    /// What opens it
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+}
+
+/// What opens a backup.
+#[derive(Args, Clone, Default)]
+pub struct UnlockArgs {
+    /// Open with the node's hsm_secret
+    #[arg(long, value_name = "FILE", group = "key")]
+    pub hsm_secret: Option<PathBuf>,
+    /// Open with the node's words (asked for, not echoed; or the first line of stdin)
+    #[arg(long, group = "key")]
+    pub words: bool,
+    /// Open with a backup.key
+    #[arg(long, value_name = "FILE", group = "key", env = "BACKUP_KEY_FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Open with the passphrase in the first line of FILE
+    #[arg(long, value_name = "FILE", group = "key")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Open with an age identity file
+    #[arg(long, value_name = "FILE", group = "key")]
+    pub identity: Option<PathBuf>,
+    /// First line of FILE is the passphrase of the hsm_secret or of the words
+    #[arg(long, value_name = "FILE")]
+    pub secret_passphrase_file: Option<PathBuf>,
+}
+
+/// `restore`.
+#[derive(Args)]
+pub struct RestoreArgs {
+    /// Where the backup is
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// A new database file (*.sqlite3), or the node's network directory, which is made if need be
+    #[arg(value_name = "DEST")]
+    pub dest: PathBuf,
+    /// What opens it
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+    /// Only look: do not shut out the node that writes this backup (no DEST of a node that will run)
+    #[arg(long)]
+    pub no_claim: bool,
+    /// Show what would be read, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `key`.
+#[derive(Args)]
+pub struct KeyArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+/// `key …`.
+#[derive(Subcommand)]
+pub enum KeyCommand {
+    /// List the slots
+    List(PlaceArgs),
+    /// Add a slot
+    Add(KeyAddArgs),
+    /// Remove a slot
+    Remove(KeyRemoveArgs),
+}
+
+/// `key add`.
+#[derive(Args)]
+pub struct KeyAddArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// What the new slot opens with
+    #[command(flatten)]
+    pub lock: LockArgs,
+}
+
+/// What a new slot opens with.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct LockArgs {
+    /// The node's hsm_secret
+    #[arg(long, value_name = "FILE")]
+    pub add_hsm_secret: Option<PathBuf>,
+    /// The passphrase in the first line of FILE
+    #[arg(long, value_name = "FILE")]
+    pub add_passphrase_file: Option<PathBuf>,
+    /// The identity of this age recipient (age1…)
+    #[arg(long, value_name = "AGE")]
+    pub add_recipient: Option<String>,
+}
+
+/// `key remove`.
+#[derive(Args)]
+pub struct KeyRemoveArgs {
+    /// The slot's name, as 'key list' shows it
+    #[arg(value_name = "SLOT")]
+    pub slot: String,
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Remove it even where no slot is left
+    #[arg(long)]
+    pub last: bool,
+}
+
+/// `demo`.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// The plugin, where it is not beside this program
+    #[arg(long, value_name = "PATH")]
+    pub plugin: Option<PathBuf>,
+    /// Transactions to write
+    #[arg(long, default_value_t = 2000)]
+    pub batches: u32,
+    /// Keep the temporary folder
+    #[arg(long)]
+    pub keep: bool,
+}

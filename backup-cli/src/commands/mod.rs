@@ -1,0 +1,44 @@
+//! One file a verb.
+
+pub mod demo;
+pub mod init;
+pub mod key;
+pub mod list;
+pub mod restore;
+pub mod status;
+pub mod verify;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lockstep_node::LightningDir;
+use lockstep_proto::record::TimeMs;
+use lockstep_proto::slots;
+use lockstep_proto::store::Store;
+
+use crate::failure::{Failure, Result};
+
+/// The time. Before 1970 it is 1970.
+fn now() -> TimeMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as TimeMs)
+}
+
+/// Refuses where a lightningd runs in the directory.
+fn refuse_running(node: &LightningDir) -> Result<()> {
+    match node.running()? {
+        None => Ok(()),
+        Some(running) => Err(Failure::new(
+            format!("lightningd is running in '{}': {running}", node.path().display()),
+            "stop it first: 'lightning-cli stop'; nothing was changed.",
+        )),
+    }
+}
+
+/// What would be lost with the machine, in one sentence, where no slot opens the backup.
+fn missing_slots(store: &dyn Store) -> Result<Option<String>> {
+    Ok(slots::list(store)?.is_empty().then(|| {
+        "no key slot: if this machine is lost, nothing opens the backup, and all that it holds is lost; \
+         the plugin adds the slot of the node's own secret when lightningd runs, 'backup-cli key add' \
+         adds others"
+            .into()
+    }))
+}

@@ -1,0 +1,270 @@
+//! `restore`: the database, back from its log.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use lockstep_node::{LightningDir, write_hsm_secret};
+use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
+use lockstep_proto::destination::Destination;
+use lockstep_proto::fence::{self, Claimant};
+use lockstep_proto::restore::{self, Plan, Progress, Restored};
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::store::Store;
+use serde::Serialize;
+
+use super::{now, refuse_running};
+use crate::PROGRAM;
+use crate::args::RestoreArgs;
+use crate::failure::{Failure, Result};
+use crate::output::{Output, bytes, utc};
+use crate::place::open_store;
+use crate::unlock::{self, Opened};
+
+#[derive(Serialize)]
+struct PlanReport {
+    generation: u32,
+    began_by: String,
+    snapshot: Option<String>,
+    segments: usize,
+    log_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Report {
+    database: PathBuf,
+    opened_by: String,
+    generation: u32,
+    seq: u64,
+    data_version: Option<u32>,
+    time: u64,
+    batches: u64,
+    statements: u64,
+    voided: u64,
+    foreign_key_violations: u64,
+    epoch: Option<u32>,
+    seconds: f64,
+}
+
+/// Where the database goes.
+struct Dest {
+    database: PathBuf,
+    /// The node's directory, where it is one and not a single file.
+    node: Option<LightningDir>,
+}
+
+/// Restores. The database gets its name as the last step.
+pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
+    let began = Instant::now();
+    let url: Destination = args.url.parse()?;
+    let store = open_store(&url)?;
+    let dest = find_dest(&args.dest)?;
+    refuse_existing(&dest)?;
+    let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
+    let plan = Plan::newest(&*store, &keys)?;
+    if args.dry_run {
+        show_plan(&plan, output);
+        return Ok(());
+    }
+    if let Some(node) = &dest.node {
+        std::fs::create_dir_all(node.path()).map_err(Failure::file("create", node.path()))?;
+    }
+    let (plan, epoch) = match args.no_claim {
+        true => (plan, None),
+        false => {
+            let claimant = Claimant::this_process(PROGRAM, "restore", now())?;
+            let epoch = fence::claim(&*store, &keys, &claimant)?;
+            // Whatever the writer before acknowledged until now is in this one.
+            (Plan::newest(&*store, &keys)?, Some(epoch))
+        }
+    };
+    let restored = write_database(&*store, &keys, &plan, &dest, output)
+        .map_err(|failure| failure.doing("restore"))?;
+    if let (Some(node), Some(_)) = (&dest.node, epoch) {
+        make_startable(node, &url, &keys, &opened)?;
+    }
+    publish(&dest.database)?;
+    let report = Report {
+        database: dest.database.clone(),
+        opened_by: opened.by,
+        generation: restored.position.generation,
+        seq: restored.position.seq,
+        data_version: restored.data_version.map(|version| version.0),
+        time: restored.time,
+        batches: restored.batches,
+        statements: restored.statements,
+        voided: restored.voided,
+        foreign_key_violations: restored.foreign_key_violations,
+        epoch,
+        seconds: began.elapsed().as_secs_f64(),
+    };
+    output.result(&report, || text(&report, &restored, &dest));
+    Ok(())
+}
+
+fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
+    let mut text = format!(
+        "restored {}\n  data_version {}, {}, as of {}\n  {} batches with {} statements in {:.1} s; SQLite's checks pass\n",
+        report.database.display(),
+        report.data_version.map_or("none".into(), |version| version.to_string()),
+        restored.position,
+        utc(report.time),
+        report.batches,
+        report.statements,
+        report.seconds,
+    );
+    if report.voided > 0 {
+        text +=
+            &format!("  {} batches that the node never committed were left out\n", report.voided);
+    }
+    if report.foreign_key_violations > 0 {
+        text += &format!(
+            "  warning: {} rows break a foreign key, as in the node's own database\n",
+            report.foreign_key_violations
+        );
+    }
+    text += match (report.epoch, &dest.node) {
+        (Some(_), Some(_)) => {
+            "the old node is shut out of this backup; never start it again.\nnext: start lightningd here"
+        }
+        (Some(_), None) => "the old node is shut out of this backup; never start it again",
+        (None, _) => {
+            "a copy to look at: the node that writes this backup goes on. Never start this one"
+        }
+    };
+    text
+}
+
+fn show_plan(plan: &Plan, output: &Output) {
+    let report = PlanReport {
+        generation: plan.generation,
+        began_by: plan.start.reason.to_string(),
+        snapshot: plan.start.base.as_ref().map(|base| base.name.clone()),
+        segments: plan.segments.len(),
+        log_bytes: plan.log_bytes(),
+    };
+    output.result(&report, || {
+        format!(
+            "would restore generation {} (begun by {}):\n  {}\n  {} segments, {}\nnothing was changed",
+            report.generation,
+            report.began_by,
+            report.snapshot.as_deref().map_or("from an empty database".into(), |name| format!("from {name}")),
+            report.segments,
+            bytes(report.log_bytes),
+        )
+    });
+}
+
+/// DEST is a directory where it is one, or where its name has no extension of a database.
+fn find_dest(dest: &Path) -> Result<Dest> {
+    let dest = std::path::absolute(dest).map_err(Failure::file("find", dest))?;
+    let extension = dest.extension().and_then(|extension| extension.to_str());
+    if !dest.is_dir() && matches!(extension, Some("sqlite3" | "sqlite" | "db")) {
+        return Ok(Dest { database: dest, node: None });
+    }
+    if dest.exists() && !dest.is_dir() {
+        return Err(Failure::new(
+            format!("'{}' already exists", dest.display()),
+            "nothing was changed; give a new file or a directory.",
+        ));
+    }
+    let used = std::fs::read_dir(&dest).is_ok_and(|mut entries| entries.next().is_some());
+    let node = if used { LightningDir::locate(&dest)? } else { LightningDir::new(&dest) };
+    let wallet = LockFile::read(node.path())?.and_then(|lock| lock.wallet);
+    let node = match wallet {
+        Some(wallet) => node.with_wallet(wallet),
+        None => node,
+    };
+    Ok(Dest { database: node.wallet().to_owned(), node: Some(node) })
+}
+
+fn refuse_existing(dest: &Dest) -> Result<()> {
+    let named = |suffix: &str| {
+        let mut name = dest.database.clone().into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    for path in ["", "-journal", "-wal", "-shm"].map(named) {
+        if path.symlink_metadata().is_ok() {
+            return Err(Failure::new(
+                format!("failed to restore: '{}' already exists", path.display()),
+                "nothing was changed; move the old database files aside first.",
+            ));
+        }
+    }
+    dest.node.as_ref().map_or(Ok(()), refuse_running)
+}
+
+fn temporary(database: &Path) -> PathBuf {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(".restoring");
+    database.with_file_name(name)
+}
+
+fn write_database(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    dest: &Dest,
+    output: &Output,
+) -> Result<Restored> {
+    let path = temporary(&dest.database);
+    // One that an interrupted restore left: it never had the database's name.
+    let _ = std::fs::remove_file(&path);
+    let bar = output.counter("reading");
+    let mut progress = |step: Progress| match step {
+        Progress::Pages(bytes) => {
+            bar.set_message("bytes of the snapshot written:");
+            bar.set_position(bytes);
+        }
+        Progress::Batches(batches) => {
+            bar.set_message("batches replayed:");
+            bar.set_position(batches);
+        }
+        Progress::Checking => bar.set_message("checking the database; batches replayed:"),
+    };
+    let restored = restore::run(store, keys, plan, &path, &mut progress);
+    bar.finish_and_clear();
+    if restored.is_err() {
+        let _ = std::fs::remove_file(&path);
+    }
+    Ok(restored?)
+}
+
+/// What the plugin needs in the directory, and the secret that the words are.
+fn make_startable(
+    node: &LightningDir,
+    url: &Destination,
+    keys: &KeyRing,
+    opened: &Opened,
+) -> Result<()> {
+    if let Some(secret) = &opened.hsm_secret
+        && !node.hsm_secret().exists()
+    {
+        write_hsm_secret(&node.hsm_secret(), secret)?;
+    }
+    if !node.key_file().exists() {
+        write_key_file(&node.key_file(), keys)?;
+    }
+    if LockFile::read(node.path())?.is_some_and(|lock| lock.store_id == keys.store()) {
+        return Ok(());
+    }
+    let destination = NamedDestination { name: "primary".into(), url: url.clone() };
+    Ok(LockFile::new(keys.store(), destination, None).write(node.path())?)
+}
+
+/// Gives the finished database its name, which no other file may have by now.
+fn publish(database: &Path) -> Result<()> {
+    let temporary = temporary(database);
+    std::fs::hard_link(&temporary, database)
+        .and_then(|()| std::fs::remove_file(&temporary))
+        .or_else(|error| match error.kind() {
+            std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied => {
+                std::fs::rename(&temporary, database)
+            }
+            _ => Err(error),
+        })
+        .map_err(Failure::file("publish", database))?;
+    let folder = database.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Failure::file("sync", folder))
+}

@@ -1,0 +1,117 @@
+//! `status`: how the backup is, against the database where there is one.
+
+use lockstep_node::{Access, wallet};
+use lockstep_proto::destination::Destination;
+use lockstep_proto::seal::StoreId;
+use lockstep_proto::slots;
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::LogEnd;
+use serde::Serialize;
+
+use super::missing_slots;
+use crate::args::PlaceArgs;
+use crate::failure::Result;
+use crate::output::{Output, utc};
+use crate::place::Place;
+
+#[derive(Serialize)]
+struct Report {
+    store_id: StoreId,
+    destinations: Vec<DestinationReport>,
+    /// lightningd's version of the database, where there is one.
+    database: Option<u32>,
+    running: bool,
+    slots: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DestinationReport {
+    name: String,
+    url: Destination,
+    state: &'static str,
+    generation: u32,
+    seq: u64,
+    data_version: Option<u32>,
+    epoch: u32,
+    time: u64,
+}
+
+/// Shows it.
+pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
+    let place = Place::open(args)?;
+    let end = LogEnd::read(&*place.store, &place.keys)?;
+    let mut warnings: Vec<String> = missing_slots(&*place.store)?.into_iter().collect();
+    let mut running = false;
+    let mut database = None;
+    if let Some(node) = &place.node {
+        running = node.running()?.is_some();
+        database = wallet::data_version(node.wallet(), Access::Shared)?;
+    }
+    let head = end.head.data_version;
+    let ahead = database.map(|version| DataVersion(version).ahead_of(head.unwrap_or_default()));
+    let state = match ahead {
+        Some(1..) if !running => {
+            warnings.push(
+                "the database is ahead of the backup: the next start takes a snapshot".into(),
+            );
+            "behind"
+        }
+        Some(-1) if end.head.in_doubt => "current",
+        Some(i32::MIN..=-1) => {
+            warnings.push("this database is older than its backup; do not start it".into());
+            "ahead"
+        }
+        Some(_) => "current",
+        None => "ok",
+    };
+    let report = Report {
+        store_id: place.keys.store(),
+        destinations: vec![DestinationReport {
+            name: place.name,
+            url: place.url,
+            state,
+            generation: end.position.generation,
+            seq: end.position.seq,
+            data_version: head.map(|version| version.0),
+            epoch: end.epoch,
+            time: end.time,
+        }],
+        database,
+        running,
+        slots: slots::list(&*place.store)?.into_iter().map(|slot| slot.name).collect(),
+        warnings,
+    };
+    output.result(&report, || text(&report));
+    Ok(())
+}
+
+fn text(report: &Report) -> String {
+    let width = report.destinations.iter().map(|d| d.name.len()).max().unwrap_or(0).max(11);
+    let mut text = format!(
+        "{:width$}  {:>12}  {:>12}  {:>5}  {:7}  last written\n",
+        "destination", "head", "data_version", "epoch", "state"
+    );
+    for d in &report.destinations {
+        let version = d.data_version.map_or("none".into(), |version| version.to_string());
+        text += &format!(
+            "{:width$}  {:>12}  {:>12}  {:>5}  {:7}  {}\n",
+            d.name,
+            d.seq,
+            version,
+            d.epoch,
+            d.state,
+            utc(d.time)
+        );
+    }
+    if let Some(version) = report.database {
+        let running = if report.running { ", lightningd is running" } else { "" };
+        text += &format!("database at data_version {version}{running}\n");
+    }
+    let slots = if report.slots.is_empty() { "nothing".into() } else { report.slots.join(", ") };
+    text += &format!("opens with: {slots}\n");
+    for warning in &report.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! Errors and their exit codes.
+
+use std::path::Path;
+
+use lockstep_node::config::ConfigError;
+use lockstep_node::content::ContentError;
+use lockstep_node::{DirError, SecretError, WalletError};
+use lockstep_proto::error::{Class, Error};
+
+/// Result of a command.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// What went wrong, and what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    class: Class,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// Something that is refused or failed, in the class that has no code of its own.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class: Class::Failed, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// A key that does not open what it should.
+    pub fn wrong_key(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class: Class::WrongKey, ..Self::new(message, hint) }
+    }
+
+    /// A file of this machine.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let failed = Error::file(action, path);
+        move |source| failed(source).into()
+    }
+
+    /// What was being done when it went wrong.
+    pub fn doing(mut self, what: &str) -> Self {
+        self.message = format!("failed to {what}: {}", self.message);
+        self
+    }
+
+    /// The exit code of its class.
+    pub fn exit_code(&self) -> u8 {
+        match self.class {
+            Class::Failed => 1,
+            Class::Nothing => 10,
+            Class::Fenced => 11,
+            Class::WrongKey => 12,
+            Class::Damaged => 13,
+            Class::Version => 14,
+        }
+    }
+
+    /// The name of its class, for `--json`.
+    pub fn class_name(&self) -> &'static str {
+        match self.class {
+            Class::Failed => "failed",
+            Class::Nothing => "nothing",
+            Class::Fenced => "fenced",
+            Class::WrongKey => "wrong_key",
+            Class::Damaged => "damaged",
+            Class::Version => "version",
+        }
+    }
+
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { class: error.class(), message: error.to_string(), hint: error.hint() }
+    }
+}
+
+impl From<lockstep_proto::store::StoreError> for Failure {
+    fn from(error: lockstep_proto::store::StoreError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<DirError> for Failure {
+    fn from(error: DirError) -> Self {
+        Self { class: Class::Failed, message: error.to_string(), hint: error.hint() }
+    }
+}
+
+impl From<SecretError> for Failure {
+    fn from(error: SecretError) -> Self {
+        let class = match error {
+            SecretError::Io { .. } | SecretError::Exists { .. } => Class::Failed,
+            _ => Class::WrongKey,
+        };
+        Self { class, message: error.to_string(), hint: error.hint().map(Into::into) }
+    }
+}
+
+impl From<WalletError> for Failure {
+    fn from(error: WalletError) -> Self {
+        Self {
+            class: Class::Failed,
+            message: error.to_string(),
+            hint: error.hint().map(Into::into),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self { class: Class::Failed, message: error.to_string(), hint: None }
+    }
+}
+
+impl From<ContentError> for Failure {
+    fn from(error: ContentError) -> Self {
+        Self { class: Class::Damaged, message: error.to_string(), hint: None }
+    }
+}

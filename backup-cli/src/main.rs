@@ -1,0 +1,48 @@
+//! `backup-cli`: initializes, inspects, verifies and restores the backup of a Core Lightning node.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`commands`] | one file a verb |
+//! | [`place`] | which log is meant: a node's directory, or a URL and a key |
+//! | [`unlock`] | every way to the key ring |
+//! | [`output`] | results, progress, errors |
+//! | [`failure`] | errors and their exit codes |
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod place;
+mod unlock;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::output::Output;
+
+/// Name and version, as they are written into logs and claims.
+pub const PROGRAM: &str = concat!("backup-cli/", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    let done = match cli.command {
+        Command::Init(args) => commands::init::run(&args, &output),
+        Command::Restore(args) => commands::restore::run(&args, &output),
+        Command::Status(args) => commands::status::run(&args, &output),
+        Command::Verify(args) => commands::verify::run(&args, &output),
+        Command::List(args) => commands::list::run(&args, &output),
+        Command::Key(args) => commands::key::run(&args, &output),
+        Command::Demo(args) => commands::demo::run(&args, &output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Every way to the key ring: the node's secret, `backup.key`, a passphrase, an age identity.
+
+use std::io::{BufRead, IsTerminal, stdin};
+use std::path::{Path, PathBuf};
+
+use age::secrecy::SecretString;
+use lockstep_node::{HsmSecretFile, LightningDir, NodeSecret, encode_words};
+use lockstep_proto::config::read_key_file;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO, Unlock};
+use lockstep_proto::store::Store;
+use zeroize::Zeroizing;
+
+use crate::args::UnlockArgs;
+use crate::failure::{Failure, Result};
+
+impl UnlockArgs {
+    /// True where any way was chosen.
+    pub fn is_given(&self) -> bool {
+        self.hsm_secret.is_some()
+            || self.words
+            || self.key_file.is_some()
+            || self.passphrase_file.is_some()
+            || self.identity.is_some()
+    }
+}
+
+/// How a backup was opened.
+pub struct Opened {
+    /// In words, for the report.
+    pub by: String,
+    /// The `hsm_secret` that the words make, where it was words.
+    pub hsm_secret: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// Opens the store's key ring by the way that was chosen, or else with what is in `node`'s directory.
+pub fn open(
+    store: &dyn Store,
+    args: &UnlockArgs,
+    node: Option<&LightningDir>,
+) -> Result<(KeyRing, Opened)> {
+    if let Some(path) = &args.key_file {
+        return open_key_file(store, path);
+    }
+    if let Some(path) = &args.hsm_secret {
+        return open_hsm_secret(store, path, args);
+    }
+    if args.words {
+        return open_words(store, args);
+    }
+    if let Some(path) = &args.passphrase_file {
+        return open_slot(
+            store,
+            &Unlock::Passphrase(SecretString::from(first_line(path)?.to_string())),
+        );
+    }
+    if let Some(path) = &args.identity {
+        let text =
+            Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
+        return open_slot(store, &Unlock::identity_file(&text)?);
+    }
+    if let Some(node) = node {
+        let (key_file, hsm_secret) = (node.key_file(), node.hsm_secret());
+        if key_file.exists() {
+            return open_key_file(store, &key_file);
+        }
+        if hsm_secret.exists() {
+            return open_hsm_secret(store, &hsm_secret, args);
+        }
+    }
+    let slots: Vec<_> = slots::list(store)?.into_iter().map(|slot| slot.name).collect();
+    let there = if slots.is_empty() { "none".into() } else { slots.join(", ") };
+    Err(Failure::wrong_key(
+        format!("'{}' needs a key (its slots: {there})", store.label()),
+        "give --words, --hsm-secret FILE, --key-file FILE, --passphrase-file FILE or --identity FILE.",
+    ))
+}
+
+fn open_slot(store: &dyn Store, unlock: &Unlock) -> Result<(KeyRing, Opened)> {
+    let (keys, slot) = slots::open(store, unlock)?;
+    Marker::read(store)?.expect(keys.store())?;
+    Ok((keys, Opened { by: format!("slot '{}'", slot.name), hsm_secret: None }))
+}
+
+fn open_key_file(store: &dyn Store, path: &Path) -> Result<(KeyRing, Opened)> {
+    let keys = read_key_file(path)?;
+    let marker = Marker::read(store)?;
+    if marker.store_id != keys.store() {
+        return Err(Failure::wrong_key(
+            format!(
+                "'{}' is the key of store {}, not of '{}' ({})",
+                path.display(),
+                keys.store(),
+                store.label(),
+                marker.store_id
+            ),
+            "use the backup.key of the node that made this backup.",
+        ));
+    }
+    Ok((keys, Opened { by: format!("'{}'", path.display()), hsm_secret: None }))
+}
+
+fn open_hsm_secret(store: &dyn Store, path: &Path, args: &UnlockArgs) -> Result<(KeyRing, Opened)> {
+    let secret = node_secret(path, args.secret_passphrase_file.as_deref())?;
+    open_slot(store, &Unlock::Node(secret.make_secret(NODE_SECRET_INFO)))
+}
+
+/// Before v25.12 hsmtool made an `hsm_secret` of the first half of the words' seed: whichever form opens
+/// the backup is the one that the node had.
+fn open_words(store: &dyn Store, args: &UnlockArgs) -> Result<(KeyRing, Opened)> {
+    let words = ask("words of the node: ")?;
+    let passphrase = match &args.secret_passphrase_file {
+        Some(path) => Some(first_line(path)?),
+        None if stdin().is_terminal() => {
+            Some(ask("passphrase of the words (enter for none): ")?).filter(|text| !text.is_empty())
+        }
+        None => None,
+    };
+    let whole = NodeSecret::from_words(&words, passphrase.as_deref().map_or("", |text| text))?;
+    let tried = open_slot(store, &Unlock::Node(whole.make_secret(NODE_SECRET_INFO)));
+    let (opened, hsm_secret) = match (tried, whole.first_half()) {
+        (Ok(opened), _) => {
+            (opened, encode_words(&words, passphrase.as_deref().map(|text| text.as_str()))?)
+        }
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(half)) => {
+            let opened = open_slot(store, &Unlock::Node(half.make_secret(NODE_SECRET_INFO)));
+            (opened.map_err(|_| error)?, Zeroizing::new(half.as_bytes().to_vec()))
+        }
+    };
+    let (keys, opened) = opened;
+    Ok((keys, Opened { hsm_secret: Some(hsm_secret), ..opened }))
+}
+
+/// The secret in an `hsm_secret` file, asking for its passphrase where it has one.
+pub fn node_secret(path: &Path, passphrase_file: Option<&Path>) -> Result<NodeSecret> {
+    let file = HsmSecretFile::read(path)?;
+    if !file.needs_passphrase() {
+        return Ok(file.unlock(None)?);
+    }
+    let passphrase = match passphrase_file {
+        Some(file) => first_line(file)?,
+        None => ask(&format!("passphrase of {} ({}): ", path.display(), file.kind()))?,
+    };
+    Ok(file.unlock(Some(&passphrase))?)
+}
+
+/// What a new slot is locked with, from the arguments of `key add` and `init`.
+pub fn passphrase_lock(path: &Path) -> Result<Lock> {
+    let passphrase = first_line(path)?;
+    if passphrase.is_empty() {
+        return Err(Failure::new(
+            format!("the first line of '{}' is empty", path.display()),
+            "an empty passphrase protects nothing; write one there.",
+        ));
+    }
+    Ok(Lock::Passphrase(SecretString::from(passphrase.to_string())))
+}
+
+/// The lock that a node's secret is.
+pub fn node_lock(path: &Path, passphrase_file: Option<&PathBuf>) -> Result<Lock> {
+    let secret = node_secret(path, passphrase_file.map(PathBuf::as_path))?;
+    Ok(Lock::Node(secret.make_secret(NODE_SECRET_INFO)))
+}
+
+fn first_line(path: &Path) -> Result<Zeroizing<String>> {
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
+    Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// Asks on the terminal without echo; where there is none, takes the next line of stdin.
+fn ask(prompt: &str) -> Result<Zeroizing<String>> {
+    let failed = |error: std::io::Error| {
+        Failure::new(format!("nothing was typed: {error}"), "type it, or give it by a file.")
+    };
+    if stdin().is_terminal() {
+        return rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(failed);
+    }
+    let mut line = Zeroizing::new(String::new());
+    stdin().lock().read_line(&mut line).map_err(failed)?;
+    Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+}

@@ -1,0 +1,379 @@
+//! The log of this node: what happens at the start, and with each call.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lockstep_node::{Access, LightningDir, wallet};
+use lockstep_proto::capture::Capture;
+use lockstep_proto::config::{KEY_FILE, LOCK_FILE, LockFile, NamedDestination, read_key_file};
+use lockstep_proto::error::{Error, Result};
+use lockstep_proto::fence::Claimant;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::record::{Head, StartReason, TimeMs};
+use lockstep_proto::seal::{KeyRing, StoreId};
+use lockstep_proto::session::{Direction, Session};
+use lockstep_proto::slots;
+use lockstep_proto::store::{Store, StoreErrorKind};
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::{Call, LogEnd, Outcome, Writer};
+
+use crate::PROGRAM;
+use crate::stall::Watchdog;
+use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
+use crate::wire::{Level, Output};
+
+/// lightningd kills a plugin that takes a minute for `getmanifest`.
+const COPY_BEFORE_MANIFEST: Duration = Duration::from_secs(45);
+/// Where the copy of a database that is ahead is kept meanwhile.
+const COPY_FILE: &str = "backup.copy.tmp";
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The log that this node's transactions go to.
+pub struct Backup {
+    directory: PathBuf,
+    wallet: PathBuf,
+    destination: NamedDestination,
+    stall_timeout: Duration,
+    store_id: StoreId,
+    store: Arc<dyn Store>,
+    keys: KeyRing,
+    /// Claimed with the first call: only then does lightningd run for certain, and not `lightningd --help`.
+    writer: Option<Writer>,
+    copy: Option<EarlyCopy>,
+    status: SharedStatus,
+    output: Arc<Output>,
+}
+
+/// A copy that a thread makes from the start on.
+struct EarlyCopy {
+    result: Receiver<Result<Capture>>,
+    pages: Arc<AtomicU64>,
+}
+
+impl EarlyCopy {
+    /// Waits for it, for as long as it gets on.
+    fn wait(self, watchdog: &Watchdog) -> Option<Result<Capture>> {
+        let mut seen = 0;
+        loop {
+            match self.result.recv_timeout(Duration::from_secs(1)) {
+                Ok(result) => return Some(result),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    let pages = self.pages.load(Ordering::Relaxed);
+                    if pages != seen {
+                        seen = pages;
+                        watchdog.progress();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Backup {
+    /// Reads the configuration in the network directory `directory`, and compares the database with its
+    /// log before lightningd opens it. Changes nothing.
+    ///
+    /// # Errors
+    /// Whatever means that this node must not start.
+    pub fn prepare(directory: &Path, status: SharedStatus, output: Arc<Output>) -> Result<Self> {
+        let directory = std::path::absolute(directory).map_err(Error::file("find", directory))?;
+        let lock = LockFile::read(&directory)?.ok_or_else(|| missing(&directory, LOCK_FILE))?;
+        let key_file = directory.join(KEY_FILE);
+        if !key_file.exists() {
+            return Err(missing(&directory, KEY_FILE));
+        }
+        let keys = read_key_file(&key_file)?;
+        let destination = lock.destination()?.clone();
+        if keys.store() != lock.store_id {
+            let (expected, found) = (lock.store_id, keys.store());
+            return Err(Error::OtherStore { object: KEY_FILE.into(), expected, found });
+        }
+        let store = destination.url.open()?;
+        Marker::read(&*store)?.expect(lock.store_id)?;
+        let end = LogEnd::read(&*store, &keys)?;
+        let wallet = wallet_of(&directory, &lock);
+        let mut backup = Self {
+            wallet,
+            destination,
+            stall_timeout: lock.stall_timeout(),
+            store_id: lock.store_id,
+            store,
+            keys,
+            writer: None,
+            copy: None,
+            status,
+            output,
+            directory,
+        };
+        backup.compare(end.head)?;
+        backup.publish_status(&end)?;
+        Ok(backup)
+    }
+
+    /// How long a destination may fail to answer.
+    pub fn stall_timeout(&self) -> Duration {
+        self.stall_timeout
+    }
+
+    /// How messages name the destination.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.destination.name, self.destination.url)
+    }
+
+    /// Direction decides: ahead is copied, behind is refused, and nothing starts empty over a history.
+    fn compare(&mut self, head: Head) -> Result<()> {
+        let found = wallet::data_version(&self.wallet, Access::Exclusive).map_err(|error| {
+            Error::Refused {
+                what: error.to_string(),
+                hint: error.hint().unwrap_or("nothing was changed.").into(),
+            }
+        })?;
+        let Some(database) = found.map(DataVersion) else {
+            let first_in_doubt = head.in_doubt && head.data_version == Some(DataVersion(1));
+            return match head.data_version {
+                Some(version) if !first_in_doubt => Err(Error::Refused {
+                    what: format!(
+                        "there is no database at '{}', but its backup holds data_version {version}",
+                        self.wallet.display()
+                    ),
+                    hint: "do not start an empty node: run 'backup-cli restore' first.".into(),
+                }),
+                _ => Ok(()),
+            };
+        };
+        match Session::new(head).compare(database) {
+            Direction::Equal => Ok(()),
+            Direction::Behind => {
+                Err(Error::Behind { head: head.data_version.unwrap_or_default(), database })
+            }
+            Direction::Ahead => {
+                self.output.log(
+                    Level::Unusual,
+                    &format!(
+                        "the database (data_version {database}) is ahead of its backup ({}): it was \
+                         written without this plugin; taking a snapshot of it",
+                        head.data_version.map_or("empty".into(), |version| version.to_string())
+                    ),
+                );
+                self.copy_ahead()
+            }
+        }
+    }
+
+    /// Copies the database on a thread, and waits for it as long as `getmanifest` may take.
+    fn copy_ahead(&mut self) -> Result<()> {
+        let (wallet, copy) = (self.wallet.clone(), self.directory.join(COPY_FILE));
+        let (sender, result) = channel();
+        let (done, wait) = channel();
+        let pages = Arc::new(AtomicU64::new(0));
+        let count = pages.clone();
+        std::thread::Builder::new()
+            .name("copy".into())
+            .spawn(move || {
+                // Nobody listens any more only where the plugin is ending.
+                let mut progress = |pages| count.store(pages, Ordering::Relaxed);
+                let _ = sender.send(Capture::take(&wallet, copy, &mut progress));
+                let _ = done.send(());
+            })
+            .map_err(Error::file("start a thread for", &self.wallet))?;
+        let _ = wait.recv_timeout(COPY_BEFORE_MANIFEST);
+        self.copy = Some(EarlyCopy { result, pages });
+        Ok(())
+    }
+
+    fn publish_status(&self, end: &LogEnd) -> Result<()> {
+        let slots = slots::list(&*self.store)?;
+        self.status.offer_slots(KeySlots { store: self.store.clone(), keys: self.keys.clone() });
+        let mut status = self.status.lock();
+        status.store_id = self.store_id.to_string();
+        status.set_slots(slots.into_iter().map(|slot| slot.name).collect());
+        status.destinations = vec![DestinationStatus {
+            name: self.destination.name.clone(),
+            url: self.destination.url.to_string(),
+            state: State::Ready,
+            generation: end.position.generation,
+            epoch: end.epoch,
+            seq: end.position.seq,
+            data_version: end.head.data_version.map(|version| version.0),
+        }];
+        Ok(())
+    }
+
+    /// Makes one call durable, trying again while the destination fails, up to the stall time-out.
+    ///
+    /// # Errors
+    /// The last failure; lightningd must not commit.
+    pub fn append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, watchdog: &Watchdog) -> Result<()> {
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_append(call, watchdog) {
+                Ok(()) => {
+                    self.note_append(call.data_version, began.elapsed());
+                    return Ok(());
+                }
+                Err(error) if retryable(&error) && began.elapsed() + pause < self.stall_timeout => {
+                    if pause == FIRST_PAUSE {
+                        self.set_state(State::Stalled);
+                        let line = format!(
+                            "{}; trying again for {} s",
+                            explain(&error),
+                            self.stall_timeout.as_secs()
+                        );
+                        self.output.log(Level::Unusual, &line);
+                    }
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(LONGEST_PAUSE);
+                    self.reopen();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn try_append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, watchdog: &Watchdog) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let claimant = Claimant::this_process(PROGRAM, "node", now())?;
+                let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
+                self.writer.insert(writer)
+            }
+        };
+        match writer.append(call, now())? {
+            Outcome::Acknowledged { voided: None, .. } => return Ok(()),
+            Outcome::Acknowledged { voided: Some(seq), .. } => {
+                let line =
+                    format!("batch seq {seq} was never committed by the node, and is voided");
+                self.output.log(Level::Info, &line);
+                return Ok(());
+            }
+            Outcome::Gap => {}
+        }
+        self.close_gap(call.data_version, watchdog)?;
+        let again = self.writer.as_mut().map(|writer| writer.append(call, now()));
+        match again {
+            Some(Ok(Outcome::Gap)) | None => Err(Error::Refused {
+                what: format!(
+                    "data_version {} does not follow the database's own",
+                    call.data_version
+                ),
+                hint: "report it; the transaction was not committed.".into(),
+            }),
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// Begins a generation from the database as it was before this call's transaction.
+    fn close_gap(&mut self, called: DataVersion, watchdog: &Watchdog) -> Result<()> {
+        let before = called.0.wrapping_sub(1);
+        let fits = |copy: &Capture| copy.data_version.is_some_and(|v| v.0 == before || v == called);
+        let early = self.copy.take().and_then(|copy| copy.wait(watchdog)).transpose()?;
+        let copy = match early.filter(fits) {
+            Some(copy) => copy,
+            None => {
+                let copy = self.directory.join(COPY_FILE);
+                Capture::take(&self.wallet, copy, &mut |_| watchdog.progress())?
+            }
+        };
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        copy.begin(writer, StartReason::Gap, now(), &mut |_, _| watchdog.progress())?;
+        let line = format!(
+            "generation {} begins with a snapshot of data_version {}; earlier generations are kept",
+            writer.position().generation,
+            copy.data_version.unwrap_or_default()
+        );
+        self.output.log(Level::Unusual, &line);
+        Ok(())
+    }
+
+    /// Opens the place again: after an error nothing that was open is trusted. Where it is not there
+    /// yet, the next try fails as the last one did.
+    fn reopen(&mut self) {
+        let reopened = self.destination.url.open().and_then(|store| {
+            Marker::read(&*store)?.expect(self.store_id)?;
+            if let Some(writer) = &mut self.writer {
+                writer.reattach(store.clone())?;
+            }
+            Ok(store)
+        });
+        if let Ok(store) = reopened {
+            self.store = store;
+        }
+    }
+
+    fn set_state(&self, state: State) {
+        if let Some(destination) = self.status.lock().destinations.first_mut() {
+            destination.state = state;
+        }
+    }
+
+    fn note_append(&self, data_version: DataVersion, took: Duration) {
+        let Some(writer) = &self.writer else { return };
+        let position = writer.position();
+        let took_us = took.as_micros() as u64;
+        let mut status = self.status.lock();
+        status.batches += 1;
+        status.last_append = Some(now());
+        status.last_append_us = took_us;
+        status.longest_append_us = status.longest_append_us.max(took_us);
+        if let Some(destination) = status.destinations.first_mut() {
+            if destination.state == State::Stalled {
+                self.output.log(Level::Info, &format!("'{}' answers again", self.label()));
+            }
+            destination.state = State::Current;
+            destination.generation = position.generation;
+            destination.epoch = writer.epoch();
+            destination.seq = position.seq;
+            destination.data_version = Some(data_version.0);
+        }
+    }
+
+    /// Ends the log in order.
+    pub fn close(&mut self) {
+        if let Some(writer) = &mut self.writer {
+            writer.close(now());
+        }
+    }
+}
+
+/// The wallet that the lock file names, or else the usual one.
+fn wallet_of(directory: &Path, lock: &LockFile) -> PathBuf {
+    let directory = LightningDir::new(directory);
+    match &lock.wallet {
+        Some(wallet) => wallet.clone(),
+        None => directory.wallet().to_owned(),
+    }
+}
+
+fn missing(directory: &Path, file: &str) -> Error {
+    let directory = directory.display();
+    Error::Refused {
+        what: format!("there is no {file} in '{directory}'"),
+        hint: format!("stop lightningd and run 'backup-cli init --lightning-dir {directory} URL'."),
+    }
+}
+
+/// Failures of the place, as opposed to those of what is in it.
+fn retryable(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if !matches!(error.kind, StoreErrorKind::Exists))
+}
+
+/// An error as the one line that lightningd prints.
+pub fn explain(error: &Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}. hint: {}", hint.trim_end_matches('.')),
+        None => error.to_string(),
+    }
+}
+
+/// The time. Before 1970 it is 1970.
+fn now() -> TimeMs {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as TimeMs)
+}

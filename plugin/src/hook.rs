@@ -1,0 +1,133 @@
+//! One `db_write`: from JSON to an answer.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use lockstep_proto::batch::is_settings;
+use lockstep_proto::error::{Error, Result};
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::Call;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::backup::{Backup, explain};
+use crate::stall::Watchdog;
+use crate::wire::{Level, Output};
+
+/// The parameters of `db_write`.
+#[derive(Deserialize)]
+struct DbWrite<'a> {
+    data_version: u32,
+    #[serde(borrow)]
+    writes: Vec<Sql<'a>>,
+}
+
+/// A statement, borrowed from the message wherever it has no escapes.
+#[derive(Deserialize)]
+struct Sql<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl AsRef<str> for Sql<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Answers `db_write`.
+pub struct Hook {
+    backup: Backup,
+    watchdog: Watchdog,
+    output: Arc<Output>,
+}
+
+impl Hook {
+    /// For the log of `backup`.
+    pub fn new(backup: Backup, watchdog: Watchdog, output: Arc<Output>) -> Self {
+        Self { backup, watchdog, output }
+    }
+
+    /// Makes one call durable and answers it. Any other answer than `continue` stops lightningd before
+    /// it commits: that is how a call is refused.
+    pub fn answer(&mut self, id: &str, params: Option<&RawValue>) {
+        self.watchdog.begin(id);
+        let stored = self.store(params);
+        if !self.watchdog.end() {
+            // The watchdog has answered: lightningd is stopping.
+            return;
+        }
+        match stored {
+            Ok(()) => self.output.send(&format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{{"result":"continue"}}}}"#
+            )),
+            Err(error) => {
+                let reason = explain(&error);
+                self.output.log(Level::Broken, &reason);
+                self.output.send(&refusal(id, &reason));
+            }
+        }
+    }
+
+    fn store(&mut self, params: Option<&RawValue>) -> Result<()> {
+        let params = params.map_or("null", RawValue::get);
+        let call: DbWrite<'_> = serde_json::from_str(params).map_err(|error| Error::Refused {
+            what: format!("db_write that is not understood: {error}"),
+            hint:
+                "this version of lightningd may be too new; report it, and the transaction was not \
+                   committed."
+                    .into(),
+        })?;
+        if call.writes.is_empty() {
+            return Err(Error::Refused {
+                what: "lightningd reports no statements, as it does with a PostgreSQL wallet; an empty \
+                       backup would be none"
+                    .into(),
+                hint: "back up PostgreSQL with its own replication, and remove this plugin.".into(),
+            });
+        }
+        if call.writes.iter().any(|sql| memchr::memchr(0, sql.0.as_bytes()).is_some()) {
+            return Err(Error::Refused {
+                what: "db_write with a NUL in a statement, which SQLite would cut there".into(),
+                hint: "report it; the transaction was not committed.".into(),
+            });
+        }
+        self.backup.append(
+            &Call {
+                data_version: DataVersion(call.data_version),
+                transaction: !is_settings(&call.writes),
+                writes: &call.writes,
+            },
+            &self.watchdog,
+        )
+    }
+
+    /// Ends the log in order.
+    pub fn close(&mut self) {
+        self.backup.close();
+    }
+}
+
+/// The answer that stops lightningd without a commit. lightningd prints it in its last words.
+pub fn refusal(id: &str, reason: &str) -> String {
+    let reason = serde_json::Value::from(reason);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32603,"message":{reason}}}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_are_borrowed_where_they_can_be() {
+        let json =
+            r#"{"data_version": 7, "writes": ["DELETE FROM a", "INSERT INTO b VALUES ('\n')"]}"#;
+        let call: DbWrite<'_> = serde_json::from_str(json).unwrap();
+        assert!(matches!(call.writes[0].0, Cow::Borrowed(_)));
+        assert_eq!(call.writes[1].as_ref(), "INSERT INTO b VALUES ('\n')");
+    }
+
+    #[test]
+    fn a_reason_cannot_break_out_of_its_answer() {
+        let answer = refusal("\"cln:db_write#1\"", "a \"quoted\"\n\nreason");
+        assert!(!answer.contains("\n\n"));
+        assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok());
+    }
+}

@@ -1,0 +1,147 @@
+//! Everything that is not `db_write`: manifest, RPC methods, and the node's secret, by `cln-plugin` on a
+//! thread of its own. What goes wrong here never stops a backup.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use anyhow::{Context as _, anyhow};
+use cln_plugin::{Builder, Plugin};
+use cln_rpc::ClnRpc;
+use lockstep_proto::hex;
+use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
+use serde_json::{Value, json};
+use tokio::io::AsyncWrite;
+use zeroize::Zeroizing;
+
+use crate::status::SharedStatus;
+use crate::wire::{Level, Output};
+
+/// The thread of `cln-plugin`, and the way to it.
+pub struct NodeSide {
+    messages: UnixStream,
+    broken: bool,
+    output: Arc<Output>,
+}
+
+impl NodeSide {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where there can be no thread or no pair of sockets.
+    pub fn start(output: Arc<Output>, status: SharedStatus) -> anyhow::Result<Self> {
+        let (ours, theirs) = UnixStream::pair().context("failed to make a pair of sockets")?;
+        theirs.set_nonblocking(true).context("failed to set up a socket")?;
+        let log = output.clone();
+        std::thread::Builder::new()
+            .name("cln-plugin".into())
+            .spawn(move || {
+                if let Err(error) = serve(theirs, &log, status) {
+                    log.log(Level::Unusual, &format!("RPC methods have ended: {error:#}"));
+                }
+            })
+            .context("failed to start a thread")?;
+        Ok(Self { messages: ours, broken: false, output })
+    }
+
+    /// Hands a message on.
+    pub fn forward(&mut self, message: &[u8]) {
+        let sent = self.messages.write_all(message).and_then(|()| self.messages.write_all(b"\n\n"));
+        if let (Err(error), false) = (sent, self.broken) {
+            self.broken = true;
+            let line = format!("RPC methods are not available any more: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
+    }
+}
+
+fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let input = tokio::net::UnixStream::from_std(messages)?;
+        let answers = WholeMessages { buffer: Vec::new(), output: output.clone() };
+        let configured = Builder::new(input, answers)
+            .hook("db_write", |_, _| async { Err(anyhow!("db_write is answered elsewhere")) })
+            .rpcmethod("backup-status", "Show how the backup of this node is", backup_status)
+            // Without a subscription lightningd ends a plugin before its own last writes.
+            .subscribe("shutdown", |_, _| async { Ok(()) })
+            .with_logging(false)
+            .configure()
+            .await?;
+        let Some(configured) = configured else { return Ok(()) };
+        let configuration = configured.configuration();
+        let socket = Path::new(&configuration.lightning_dir).join(&configuration.rpc_file);
+        let plugin = configured.start(status.clone()).await?;
+        tokio::spawn(keep_node_slot(socket, status, output.clone()));
+        plugin.join().await
+    })
+}
+
+async fn backup_status(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::Result<Value> {
+    let status = plugin.state().lock().clone();
+    Ok(serde_json::to_value(status)?)
+}
+
+/// Adds the slot that the node's own secret opens, where init could not: a fresh node had no secret
+/// yet, and one with a remote signer has no file.
+async fn keep_node_slot(socket: PathBuf, status: SharedStatus, output: Arc<Output>) {
+    if status.lock().slots.iter().any(|slot| slot == "node") {
+        return;
+    }
+    match add_node_slot(&socket, &status).await {
+        Ok(()) => output.log(
+            Level::Info,
+            "key slot 'node' added: the words or hsm_secret of this node open the backup",
+        ),
+        Err(error) => output.log(
+            Level::Unusual,
+            &format!("key slot 'node' could not be added: {error:#}; without '{}' nothing opens the backup", "backup.key"),
+        ),
+    }
+}
+
+async fn add_node_slot(socket: &Path, status: &SharedStatus) -> anyhow::Result<()> {
+    let mut rpc = ClnRpc::new(socket).await.context("connect to lightningd")?;
+    let params = json!({ "string": NODE_SECRET_INFO });
+    let answer: Value = rpc.call_raw("makesecret", &params).await.context("makesecret")?;
+    let secret = answer.get("secret").and_then(Value::as_str).unwrap_or_default();
+    let secret = hex::decode::<32>(secret).ok_or_else(|| anyhow!("makesecret gave no secret"))?;
+    let keys = status.key_slots().ok_or_else(|| anyhow!("the store is not open yet"))?;
+    slots::add(&*keys.store, &keys.keys, &Lock::Node(Zeroizing::new(secret)))?;
+    let names = slots::list(&*keys.store)?.into_iter().map(|slot| slot.name).collect();
+    status.lock().set_slots(names);
+    Ok(())
+}
+
+/// Passes on only whole messages, so that those of two threads never mix.
+struct WholeMessages {
+    buffer: Vec<u8>,
+    output: Arc<Output>,
+}
+
+impl AsyncWrite for WholeMessages {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.buffer.extend_from_slice(bytes);
+        if let Some(at) = memchr::memmem::rfind(&self.buffer, b"\n\n") {
+            let rest = self.buffer.split_off(at + 2);
+            let whole = std::mem::replace(&mut self.buffer, rest);
+            self.output.send_bytes(&whole);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

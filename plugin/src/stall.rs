@@ -1,0 +1,102 @@
+//! While a call is open lightningd serves nothing else, and a hung mount cannot be interrupted. This
+//! thread watches the hook's: it says in the node's log what it waits for, and answers in its place when
+//! the time is up.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::backup::Backup;
+use crate::hook::refusal;
+use crate::wire::{Level, Output};
+
+/// How often the thread looks.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How often it says that it is still waiting.
+const NOTICE: Duration = Duration::from_secs(10);
+/// The hook gives up by itself at the time-out; only where it hangs in the operating system does it need
+/// to be answered for.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Watches for calls that take too long.
+pub struct Watchdog {
+    call: Arc<Shared>,
+}
+
+struct Shared {
+    open: Mutex<Option<OpenCall>>,
+}
+
+struct OpenCall {
+    id: String,
+    since: Instant,
+    notices: u32,
+}
+
+impl Watchdog {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where there can be no thread.
+    pub fn start(output: Arc<Output>, backup: &Backup) -> std::io::Result<Self> {
+        let call = Arc::new(Shared { open: Mutex::default() });
+        let (shared, timeout) = (call.clone(), backup.stall_timeout());
+        let label = backup.label();
+        std::thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || shared.watch(&output, &label, timeout + GRACE))?;
+        Ok(Self { call })
+    }
+
+    /// A call begins.
+    pub fn begin(&self, id: &str) {
+        let mut open = self.call.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = Some(OpenCall { id: id.into(), since: Instant::now(), notices: 0 });
+    }
+
+    /// The call is over. False where it has been answered already.
+    pub fn end(&self) -> bool {
+        let mut open = self.call.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.take().is_some()
+    }
+
+    /// The call takes long, but goes on.
+    pub fn progress(&self) {
+        let mut open = self.call.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = open.as_mut() {
+            (call.since, call.notices) = (Instant::now(), 0);
+        }
+    }
+}
+
+impl Shared {
+    fn watch(&self, output: &Output, label: &str, timeout: Duration) {
+        loop {
+            // Looking twice a second costs less than waking a thread for each call.
+            std::thread::sleep(INTERVAL);
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(call) = open.as_mut() else { continue };
+            let waited = call.since.elapsed();
+            if waited >= timeout {
+                let reason = format!(
+                    "'{label}' has not answered for {} s; the transaction was not committed. hint: check \
+                     the disk or network behind it, then start lightningd again",
+                    waited.as_secs()
+                );
+                output.log(Level::Broken, &reason);
+                output.send(&refusal(&call.id, &reason));
+                // Still holding the call: the hook can neither answer it nor go on. Its thread may hang
+                // in the operating system for ever.
+                std::process::exit(1);
+            }
+            if waited >= NOTICE * (call.notices + 1) {
+                call.notices += 1;
+                let line = format!(
+                    "waiting for '{label}' for {} s; lightningd stops at {} s",
+                    waited.as_secs(),
+                    timeout.as_secs()
+                );
+                output.log(Level::Unusual, &line);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What is known of the backup, for whoever asks.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::store::Store;
+use serde::Serialize;
+
+/// What `backup-status` answers. Fields only ever get more.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// The store's name.
+    pub store_id: String,
+    /// One each.
+    pub destinations: Vec<DestinationStatus>,
+    /// Batches acknowledged by this process.
+    pub batches: u64,
+    /// Milliseconds since 1970 of the newest one.
+    pub last_append: Option<u64>,
+    /// Microseconds that it took.
+    pub last_append_us: u64,
+    /// The longest of this process.
+    pub longest_append_us: u64,
+    /// The key slots, by name.
+    pub slots: Vec<String>,
+    /// What should be looked at.
+    pub warnings: Vec<String>,
+}
+
+impl Status {
+    /// Notes the key slots, and warns where there is none.
+    pub fn set_slots(&mut self, slots: Vec<String>) {
+        const NONE: &str = "no key slot: if this machine is lost, nothing opens the backup";
+        self.warnings.retain(|warning| warning != NONE);
+        if slots.is_empty() {
+            self.warnings.push(NONE.into());
+        }
+        self.slots = slots;
+    }
+}
+
+/// One destination.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DestinationStatus {
+    /// Its name.
+    pub name: String,
+    /// Its URL, without credentials.
+    pub url: String,
+    /// `current`: everything acknowledged is there. `stalled`: it does not answer.
+    pub state: State,
+    /// The history that is written.
+    pub generation: u32,
+    /// This writer.
+    pub epoch: u32,
+    /// The newest record there.
+    pub seq: u64,
+    /// lightningd's version there.
+    pub data_version: Option<u32>,
+}
+
+/// How a destination is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Nothing was written yet by this process.
+    #[default]
+    Ready,
+    /// Everything acknowledged is there.
+    Current,
+    /// It does not answer.
+    Stalled,
+}
+
+/// What is needed to add a key slot.
+#[derive(Clone)]
+pub struct KeySlots {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What a slot holds.
+    pub keys: KeyRing,
+}
+
+/// The status, shared between the hook and the rest.
+#[derive(Clone, Default)]
+pub struct SharedStatus(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    status: Mutex<Status>,
+    slots: OnceLock<KeySlots>,
+}
+
+impl SharedStatus {
+    /// The status as it is. Held briefly: the hook waits for it.
+    pub fn lock(&self) -> MutexGuard<'_, Status> {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on key slots can be added.
+    pub fn offer_slots(&self, slots: KeySlots) {
+        // A second offer is the same store.
+        let _ = self.0.slots.set(slots);
+    }
+
+    /// What is needed to add a key slot, once the store is open.
+    pub fn key_slots(&self) -> Option<KeySlots> {
+        self.0.slots.get().cloned()
+    }
+}

@@ -1,0 +1,319 @@
+//! Splitting a statement into its *shape* and its literal values, and putting it together again.
+//!
+//! lightningd reports `sqlite3_expanded_sql` text: the same few hundred statements over and over
+//! with different literals in place. The shape is the text with every literal that has one
+//! canonical spelling replaced by a marker byte; the values are kept in binary. The split is exact:
+//! [`Shape::render`] gives back the original text byte for byte. A literal in any other spelling
+//! (`0x10`, `1.5`, `X'AB'`, `007`) simply stays in the shape.
+
+use std::ops::Range;
+
+/// Marker of a non-negative integer literal in a shape.
+pub const INTEGER: u8 = 0x01;
+/// Marker of a text literal (`'…'`, quotes doubled) in a shape.
+pub const TEXT: u8 = 0x02;
+/// Marker of a blob literal (`x'…'`, lower-case hexadecimal digits) in a shape.
+pub const BLOB: u8 = 0x03;
+
+/// The highest byte that a shape keeps for markers: a statement that holds one is not split.
+const LAST_MARKER: u8 = BLOB;
+
+/// The literals of one statement in binary form, one after another, reused from call to call.
+#[derive(Debug, Default, Clone)]
+pub struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Values {
+    /// Forgets all values, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True without any value.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Bytes of all values together.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Value `index` in the encoding of its marker: an integer as LEB128, text and blob as they are.
+    pub fn get(&self, index: usize) -> &[u8] {
+        &self.bytes[self.range(index)]
+    }
+
+    fn range(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        start..self.ends[index] as usize
+    }
+
+    /// Appends one value.
+    pub fn push(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.ends.push(self.bytes.len() as u32);
+    }
+}
+
+/// Splits `sql` into `shape` and `values` (both are overwritten). Returns false where the statement
+/// cannot be split, and must be kept as text.
+pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
+    shape.clear();
+    values.clear();
+    if u32::try_from(sql.len()).is_err() {
+        return false;
+    }
+    let bytes = sql.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = bytes[at];
+        let next = match byte {
+            b'\'' => {
+                shape.push(TEXT);
+                take_text(bytes, at, values)
+            }
+            b'0'..=b'9' => take_number(bytes, at, shape, values),
+            b'"' | b'`' => keep_until(bytes, at, byte, shape),
+            b'[' => keep_until(bytes, at, b']', shape),
+            b'-' if bytes.get(at + 1) == Some(&b'-') => keep_until(bytes, at, b'\n', shape),
+            b'/' if bytes.get(at + 1) == Some(&b'*') => keep_comment(bytes, at, shape),
+            b'x' | b'X' if bytes.get(at + 1) == Some(&b'\'') => take_blob(bytes, at, shape, values),
+            _ if is_word(byte) => keep_word(bytes, at, shape),
+            _ if byte <= LAST_MARKER => None,
+            _ => {
+                shape.push(byte);
+                Some(at + 1)
+            }
+        };
+        match next {
+            Some(next) => at = next,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// Letters, digits, `_`, `$` and every byte of a non-ASCII character: what an identifier is made of.
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+}
+
+fn keep(bytes: &[u8], from: usize, to: usize, shape: &mut Vec<u8>) -> Option<usize> {
+    let kept = &bytes[from..to];
+    if kept.iter().any(|&byte| byte <= LAST_MARKER) {
+        return None;
+    }
+    shape.extend_from_slice(kept);
+    Some(to)
+}
+
+fn keep_word(bytes: &[u8], at: usize, shape: &mut Vec<u8>) -> Option<usize> {
+    let len = bytes[at..].iter().position(|&byte| !is_word(byte)).unwrap_or(bytes.len() - at);
+    shape.extend_from_slice(&bytes[at..at + len]);
+    Some(at + len)
+}
+
+/// Keeps a quoted identifier or line comment, `close` included; a doubled `close` simply starts
+/// the next quoted stretch.
+fn keep_until(bytes: &[u8], at: usize, close: u8, shape: &mut Vec<u8>) -> Option<usize> {
+    let end = bytes[at + 1..].iter().position(|&byte| byte == close);
+    keep(bytes, at, end.map_or(bytes.len(), |len| at + 2 + len), shape)
+}
+
+fn keep_comment(bytes: &[u8], at: usize, shape: &mut Vec<u8>) -> Option<usize> {
+    let end = bytes[at + 2..].windows(2).position(|pair| pair == b"*/");
+    keep(bytes, at, end.map_or(bytes.len(), |len| at + 4 + len), shape)
+}
+
+/// A run of digits, with what sticks to it, is one word: only a canonical `i64` on its own is a value.
+fn take_number(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) -> Option<usize> {
+    let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let end = at + digits;
+    let alone = bytes.get(end).is_none_or(|&byte| !is_word(byte) && byte != b'.')
+        && (at == 0 || bytes[at - 1] != b'.');
+    let canonical = alone && (digits == 1 || bytes[at] != b'0') && digits <= 19;
+    let value = canonical
+        .then(|| {
+            bytes[at..end].iter().try_fold(0_i64, |sum, digit| {
+                sum.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
+            })
+        })
+        .flatten();
+    match value {
+        Some(value) => {
+            shape.push(INTEGER);
+            super::wire::put_varint(&mut values.bytes, value as u64);
+            values.end();
+            Some(end)
+        }
+        None => keep_word(bytes, at, shape),
+    }
+}
+
+fn take_text(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
+    let mut from = at + 1;
+    loop {
+        let len = bytes[from..].iter().position(|&byte| byte == b'\'')?;
+        values.bytes.extend_from_slice(&bytes[from..from + len]);
+        from += len + 1;
+        if bytes.get(from) != Some(&b'\'') {
+            values.end();
+            return Some(from);
+        }
+        values.bytes.push(b'\'');
+        from += 1;
+    }
+}
+
+fn take_blob(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) -> Option<usize> {
+    let digits = &bytes[at + 2..];
+    let len = digits.iter().position(|&byte| byte == b'\'')?;
+    let end = at + 3 + len;
+    let start = values.bytes.len();
+    let canonical = bytes[at] == b'x'
+        && len % 2 == 0
+        && digits[..len].chunks_exact(2).all(|pair| match (nibble(pair[0]), nibble(pair[1])) {
+            (Some(high), Some(low)) => {
+                values.bytes.push(high << 4 | low);
+                true
+            }
+            _ => false,
+        });
+    if canonical {
+        shape.push(BLOB);
+        values.end();
+        Some(end)
+    } else {
+        values.bytes.truncate(start);
+        keep(bytes, at, end, shape)
+    }
+}
+
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// One literal, as bound to a prepared statement or written into the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Literal<'a> {
+    /// A non-negative integer.
+    Integer(i64),
+    /// Text, quotes not doubled.
+    Text(&'a str),
+    /// A blob.
+    Blob(&'a [u8]),
+}
+
+impl<'a> Literal<'a> {
+    /// Reads the value that `marker` stands for; `None` where it is not well formed.
+    pub fn decode(marker: u8, value: &'a [u8]) -> Option<Self> {
+        match marker {
+            INTEGER => {
+                let (integer, rest) = super::wire::take_varint(value)?;
+                (rest.is_empty() && integer <= i64::MAX as u64)
+                    .then_some(Literal::Integer(integer as i64))
+            }
+            TEXT => std::str::from_utf8(value).ok().map(Literal::Text),
+            BLOB => Some(Literal::Blob(value)),
+            _ => None,
+        }
+    }
+}
+
+/// A shape as a reader keeps it: its text with markers, and which markers there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    text: String,
+    markers: Vec<u8>,
+}
+
+impl Shape {
+    /// Takes the bytes of a shape; `None` where they are not UTF-8.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?.to_owned();
+        let markers =
+            bytes.iter().copied().filter(|byte| (INTEGER..=LAST_MARKER).contains(byte)).collect();
+        Some(Self { text, markers })
+    }
+
+    /// The markers in order: the type of each value.
+    pub fn markers(&self) -> &[u8] {
+        &self.markers
+    }
+
+    /// The statement with `?` for each value where binding is the same as spelling out, else `None`.
+    ///
+    /// That holds for plain INSERT, UPDATE, DELETE and REPLACE. Not for DDL, where a parameter is an
+    /// error, and not where a bare integer names a column (`ORDER BY 1`, `GROUP BY 1`).
+    pub fn parameterized(&self) -> Option<String> {
+        let first = self.text.trim_start().get(..6)?.to_ascii_uppercase();
+        let upper = self.text.to_ascii_uppercase();
+        let plain = matches!(&*first, "INSERT" | "UPDATE" | "DELETE" | "REPLAC")
+            && !upper.contains(" BY ")
+            && !self.text.contains('?');
+        plain.then(|| {
+            self.text
+                .chars()
+                .map(|c| if (c as u32) <= u32::from(LAST_MARKER) { '?' } else { c })
+                .collect()
+        })
+    }
+
+    /// Writes the original text of the statement to `out`; `None` where `values` do not fit.
+    pub fn render(&self, values: &Values, out: &mut String) -> Option<()> {
+        if values.len() != self.markers.len() {
+            return None;
+        }
+        let mut index = 0;
+        let mut rest = self.text.as_str();
+        while let Some(at) = rest.bytes().position(|byte| byte <= LAST_MARKER) {
+            out.push_str(&rest[..at]);
+            render_literal(Literal::decode(rest.as_bytes()[at], values.get(index))?, out);
+            index += 1;
+            rest = &rest[at + 1..];
+        }
+        out.push_str(rest);
+        Some(())
+    }
+}
+
+fn render_literal(literal: Literal<'_>, out: &mut String) {
+    match literal {
+        Literal::Integer(integer) => out.push_str(&integer.to_string()),
+        Literal::Text(text) => {
+            out.push('\'');
+            for (index, part) in text.split('\'').enumerate() {
+                if index > 0 {
+                    out.push_str("''");
+                }
+                out.push_str(part);
+            }
+            out.push('\'');
+        }
+        Literal::Blob(blob) => {
+            out.push_str("x'");
+            for byte in blob {
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte >> 4)]));
+                out.push(char::from(b"0123456789abcdef"[usize::from(byte & 15)]));
+            }
+            out.push('\'');
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! From a database to the first snapshot of a generation: for a new backup of an existing node, and for a
+//! database that has got ahead of its log.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use crate::error::{Error, Result};
+use crate::record::{Start, StartReason, TimeMs};
+use crate::restore::replay::sqlite_error;
+use crate::snapshot;
+use crate::version::DataVersion;
+use crate::writer::Writer;
+
+/// lightningd holds its database exclusively only while it commits, or, until it commits, once a huge
+/// transaction has spilled from its cache.
+const BUSY_TRIES: u32 = 40;
+/// Pages copied at a time.
+const PAGES_PER_STEP: i32 = 4096;
+const BUSY_WAIT: Duration = Duration::from_millis(250);
+
+/// A copy of a database as it was last committed, removed when dropped.
+#[derive(Debug)]
+pub struct Capture {
+    path: PathBuf,
+    /// lightningd's version of it; `None` where it has no such row.
+    pub data_version: Option<DataVersion>,
+}
+
+impl Capture {
+    /// Copies the database at `source` to `path` through SQLite's backup API, which begins again where
+    /// another process commits meanwhile: it is one committed state. `progress` is told the pages copied.
+    ///
+    /// # Errors
+    /// Where there is no database, or it stays locked for ten seconds.
+    pub fn take(source: &Path, path: PathBuf, progress: &mut dyn FnMut(u64)) -> Result<Self> {
+        let failed =
+            |error: rusqlite::Error| sqlite_error(format!("'{}'", source.display()), &error);
+        // One that a crash left behind.
+        let _ = std::fs::remove_file(&path);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let from = Connection::open_with_flags(source, flags).map_err(failed)?;
+        let mut capture = Self { path, data_version: None };
+        let mut to = Connection::open(&capture.path).map_err(failed)?;
+        to.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF;").map_err(failed)?;
+        let copied = copy_pages(&from, &mut to, progress).map_err(failed)?;
+        if !copied {
+            return Err(Error::Refused {
+                what: format!("'{}' is locked by a transaction", source.display()),
+                hint: "start lightningd again: the copy is then made before it opens the database."
+                    .into(),
+            });
+        }
+        capture.data_version = version_of(&to).map_err(failed)?;
+        to.close().map_err(|(_, error)| failed(error))?;
+        Ok(capture)
+    }
+
+    /// Publishes the copy and begins a generation with it.
+    ///
+    /// # Errors
+    /// Where the store fails or the writer is fenced: the old generation is then still the newest.
+    pub fn begin(
+        &self,
+        writer: &mut Writer,
+        reason: StartReason,
+        now: TimeMs,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        let generation = writer.next_generation(now)?;
+        let place = (generation, writer.epoch(), writer.position());
+        let content = (self.path.as_path(), now, self.data_version);
+        let (store, keys) = (writer.store().clone(), writer.keys().clone());
+        let base = snapshot::write(&*store, &keys, place, content, progress)?;
+        writer.begin(Start { reason, base: Some(base) }, self.data_version, now)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// False where the database stayed locked.
+fn copy_pages(
+    from: &Connection,
+    to: &mut Connection,
+    progress: &mut dyn FnMut(u64),
+) -> rusqlite::Result<bool> {
+    let copy = Backup::new(from, to)?;
+    let mut busy = 0;
+    loop {
+        match copy.step(PAGES_PER_STEP)? {
+            StepResult::Done => return Ok(true),
+            StepResult::More => {
+                let done = copy.progress();
+                progress((done.pagecount - done.remaining).unsigned_abs().into());
+            }
+            _ if busy == BUSY_TRIES => return Ok(false),
+            _ => {
+                busy += 1;
+                std::thread::sleep(BUSY_WAIT);
+            }
+        }
+    }
+}
+
+/// The `data_version` that lightningd keeps in its database; `None` in one that it has not made yet.
+///
+/// # Errors
+/// Where SQLite fails.
+pub fn version_of(db: &Connection) -> rusqlite::Result<Option<DataVersion>> {
+    let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'vars'";
+    if db.query_row(table, [], |_| Ok(())).optional()?.is_none() {
+        return Ok(None);
+    }
+    let version = "SELECT intval FROM vars WHERE name = 'data_version'";
+    let version = db.query_row(version, [], |row| row.get::<_, i64>(0)).optional()?;
+    Ok(version.map(|version| DataVersion(version as u32)))
+}

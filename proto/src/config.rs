@@ -1,0 +1,188 @@
+//! `backup.lock`: which store a database belongs to, and where it is written. In the network directory,
+//! because nothing that `db_write` needs may come from an option of lightningd.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::destination::Destination;
+use crate::error::{Error, Result};
+use crate::seal::{KeyRing, StoreId};
+use crate::version::FORMAT_VERSION;
+
+/// Name of the lock file in the network directory.
+pub const LOCK_FILE: &str = "backup.lock";
+/// Name of the key file beside it.
+pub const KEY_FILE: &str = "backup.key";
+
+const FORMAT: &str = "lockstep-lock";
+/// How long an append is tried again before lightningd is stopped, where nothing else is configured.
+const STALL_TIMEOUT_S: u64 = 60;
+
+/// A destination and its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedDestination {
+    /// How messages and commands name it.
+    pub name: String,
+    /// Where it is.
+    pub url: Destination,
+}
+
+/// The content of the lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockFile {
+    format: String,
+    version: u16,
+    /// The store that this directory's database belongs to.
+    pub store_id: StoreId,
+    /// Where the log is written.
+    pub destinations: Vec<NamedDestination>,
+    /// Seconds that an append is tried again before lightningd is stopped.
+    #[serde(default = "stall_timeout_s")]
+    pub stall_timeout_s: u64,
+    /// The wallet, where it is not `lightningd.sqlite3` beside this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wallet: Option<PathBuf>,
+}
+
+fn stall_timeout_s() -> u64 {
+    STALL_TIMEOUT_S
+}
+
+impl LockFile {
+    /// With one destination and the default policy.
+    pub fn new(store_id: StoreId, destination: NamedDestination, wallet: Option<PathBuf>) -> Self {
+        Self {
+            format: FORMAT.into(),
+            version: FORMAT_VERSION,
+            store_id,
+            destinations: vec![destination],
+            stall_timeout_s: STALL_TIMEOUT_S,
+            wallet,
+        }
+    }
+
+    /// How long an append is tried again.
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout_s)
+    }
+
+    /// The destination that is written to.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where there is none, or more than this program writes to.
+    pub fn destination(&self) -> Result<&NamedDestination> {
+        match self.destinations.as_slice() {
+            [destination] => Ok(destination),
+            other => Err(Error::Refused {
+                what: format!(
+                    "'{LOCK_FILE}' names {} destinations, this program writes to one",
+                    other.len()
+                ),
+                hint: "leave one destination in it.".into(),
+            }),
+        }
+    }
+
+    /// Reads the lock file in `directory`; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it is the Python plugin's, or none of ours.
+    pub fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(LOCK_FILE);
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(Error::file("read", &path))?,
+        };
+        let refused = |what: &str, hint: &str| Error::Refused {
+            what: format!("'{}' {what}", path.display()),
+            hint: hint.into(),
+        };
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| {
+            refused("is not readable", "restore it, or remove it and run 'backup-cli init'.")
+        })?;
+        if value.get("backend_url").is_some() {
+            return Err(refused(
+                "belongs to the Python plugin 'backup'",
+                "stop lightningd, move that file aside and run 'backup-cli init --lightning-dir DIR URL'; \
+                 keep the Python plugin's backup until the first 'backup-cli verify' has passed.",
+            ));
+        }
+        if value.get("format").and_then(|format| format.as_str()) != Some(FORMAT) {
+            return Err(refused(
+                "is not a lock file of lockstep",
+                "move it aside and run 'backup-cli init'.",
+            ));
+        }
+        if let Some(version) = value.get("version").and_then(serde_json::Value::as_u64)
+            && version != u64::from(FORMAT_VERSION)
+        {
+            let found = u16::try_from(version).unwrap_or(u16::MAX);
+            return Err(Error::FormatVersion { object: LOCK_FILE.into(), found });
+        }
+        serde_json::from_value(value).map(Some).map_err(|error| {
+            refused(&format!("is malformed: {error}"), "correct it, or restore it from a copy.")
+        })
+    }
+
+    /// Writes it, in place of the one that is there.
+    ///
+    /// # Errors
+    /// Where the directory cannot be written.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        let path = directory.join(LOCK_FILE);
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::damaged(format!("'{LOCK_FILE}'"), error))?;
+        bytes.push(b'\n');
+        write_file(&path, &bytes, 0o600, true)
+    }
+}
+
+/// Reads the key ring at `path`, which only its owner may be able to read.
+///
+/// # Errors
+/// [`Error::Refused`] where others can read it; [`Error::Key`] where it is no key ring.
+pub fn read_key_file(path: &Path) -> Result<KeyRing> {
+    let file = File::open(path).map_err(Error::file("open", path))?;
+    let mode = file.metadata().map_err(Error::file("look at", path))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::Refused {
+            what: format!("'{}' can be read by others (mode {:o})", path.display(), mode & 0o777),
+            hint: format!("chmod 0400 {}", path.display()),
+        });
+    }
+    let bytes = Zeroizing::new(std::fs::read(path).map_err(Error::file("read", path))?);
+    Ok(KeyRing::decode(&bytes)?)
+}
+
+/// Writes the key ring to a new file that only its owner can read.
+///
+/// # Errors
+/// Where there is one already, or the directory cannot be written.
+pub fn write_key_file(path: &Path, keys: &KeyRing) -> Result<()> {
+    write_file(path, &keys.encode()?, 0o400, false)
+}
+
+/// Writes a file whole: to a temporary name, synced, then under its own, then the directory synced.
+fn write_file(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> Result<()> {
+    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    let written = (|| {
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        if replace {
+            std::fs::rename(&temporary, path)?;
+        } else {
+            std::fs::hard_link(&temporary, path)?;
+        }
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    })();
+    let _ = std::fs::remove_file(&temporary);
+    written.map_err(Error::file("write", path))
+}

@@ -1,0 +1,227 @@
+//! What can go wrong with a replica log, by what the caller must do about it.
+
+use crate::seal::{HeaderError, KeyError, KeyId, StoreId};
+use crate::segment::SegmentError;
+use crate::store::StoreError;
+use crate::version::{DataVersion, FORMAT_VERSION};
+
+/// The classes that programs tell apart; each has its own exit code (DESIGN of the command line).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Anything that has no class of its own: try again, or mend what the message names.
+    Failed,
+    /// There is no log there.
+    Nothing,
+    /// Another writer has taken over.
+    Fenced,
+    /// The key does not open this log.
+    WrongKey,
+    /// Stored bytes are not what was written.
+    Damaged,
+    /// Database, log or program are of versions that do not go together.
+    Version,
+}
+
+/// An error of the replica log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A store did not do what was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no log at that place.
+    #[error("no backup in '{store}': {what}")]
+    Nothing {
+        /// The store.
+        store: String,
+        /// What is missing.
+        what: String,
+    },
+    /// A newer epoch has been claimed.
+    #[error("'{store}' was taken over: epoch {newer} belongs to {who} (ours is {ours})")]
+    Fenced {
+        /// The store.
+        store: String,
+        /// The epoch of this writer.
+        ours: u32,
+        /// The epoch that another writer claimed.
+        newer: u32,
+        /// Host, process and time of the other writer, as far as its claim can be read.
+        who: String,
+    },
+    /// A slot or key that does not open the log.
+    #[error("wrong key for '{store}': {what}")]
+    WrongKey {
+        /// The store.
+        store: String,
+        /// What did not fit.
+        what: String,
+    },
+    /// An object sealed with a key that is not in the key ring.
+    #[error(
+        "wrong key for '{object}': it is sealed with key {key}, which the key ring does not hold"
+    )]
+    UnknownKey {
+        /// Object name.
+        object: String,
+        /// The key that it names.
+        key: KeyId,
+    },
+    /// An object of another store lies in this one.
+    #[error("'{object}' belongs to store {found}, not to {expected}")]
+    OtherStore {
+        /// Object name.
+        object: String,
+        /// The store that was opened.
+        expected: StoreId,
+        /// The store that the object names.
+        found: StoreId,
+    },
+    /// Bytes that are not what was written, with their place.
+    #[error("{place}: {what}")]
+    Damaged {
+        /// Object, seq and offset.
+        place: String,
+        /// What is wrong there.
+        what: String,
+    },
+    /// Written by a newer program.
+    #[error("'{object}' has format version {found}, this program knows {FORMAT_VERSION}")]
+    FormatVersion {
+        /// Object name.
+        object: String,
+        /// The version that it names.
+        found: u16,
+    },
+    /// An object or record kind that this format version does not have.
+    #[error("{place}: {what}")]
+    UnknownKind {
+        /// Object and seq.
+        place: String,
+        /// The kind found, and the kinds known.
+        what: String,
+    },
+    /// The database is older than its log.
+    #[error("data_version went backward: the backup is at {head}, the database at {database}")]
+    Behind {
+        /// The version that the log's head has.
+        head: DataVersion,
+        /// The version that the database has.
+        database: DataVersion,
+    },
+    /// Something that must not be done; nothing was changed.
+    #[error("{what}")]
+    Refused {
+        /// What was asked, and why it is refused.
+        what: String,
+        /// What to do instead.
+        hint: String,
+    },
+    /// A record could not be made.
+    #[error("write batch cannot be stored: {0}")]
+    Batch(#[from] SegmentError),
+    /// The restored database fails a check, or a statement fails on replay.
+    #[error("{place}: {what}")]
+    Database {
+        /// Seq or file.
+        place: String,
+        /// SQLite's words, without any statement.
+        what: String,
+    },
+    /// A key could not be made or read.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A file on this machine.
+    #[error("{action} '{path}': {source}")]
+    File {
+        /// Verb.
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+}
+
+/// Result of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// What the caller can do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Nothing { .. } => Class::Nothing,
+            Self::Fenced { .. } => Class::Fenced,
+            Self::WrongKey { .. } | Self::UnknownKey { .. } => Class::WrongKey,
+            Self::OtherStore { .. } | Self::Damaged { .. } | Self::Database { .. } => {
+                Class::Damaged
+            }
+            Self::FormatVersion { .. } | Self::UnknownKind { .. } | Self::Behind { .. } => {
+                Class::Version
+            }
+            Self::Key(KeyError::Version(_)) => Class::Version,
+            Self::Key(KeyError::Malformed) => Class::WrongKey,
+            Self::Store(_)
+            | Self::Refused { .. }
+            | Self::Batch(_)
+            | Self::Key(_)
+            | Self::File { .. } => Class::Failed,
+        }
+    }
+
+    /// The next step for the person who reads the message.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Store(error) => return error.hint(),
+            Self::Nothing { .. } => "check the URL and that the disk is mounted; \
+                'backup-cli init' makes a new backup."
+                .into(),
+            Self::Fenced { .. } => "a second node, or a restore, is using this backup; \
+                make sure that only one copy of the node ever runs."
+                .into(),
+            Self::WrongKey { .. } | Self::UnknownKey { .. } => "use the hsm_secret, words or key \
+                file of the node that made this backup."
+                .into(),
+            Self::OtherStore { .. } => {
+                "objects of two stores are mixed here; restore this folder from a copy.".into()
+            }
+            Self::Damaged { .. } => "earlier records are intact; nothing was changed. Use another \
+                copy of this folder if there is one."
+                .into(),
+            Self::FormatVersion { .. } | Self::UnknownKind { .. } => {
+                "a newer program wrote it; upgrade this one.".into()
+            }
+            Self::Behind { .. } => "this database is older than its backup: starting it can cost \
+                all channel funds. Do not start it; run 'backup-cli restore' into a new directory."
+                .into(),
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Database { .. } | Self::Batch(_) | Self::Key(_) | Self::File { .. } => {
+                return None;
+            }
+        })
+    }
+
+    pub(crate) fn damaged(place: impl Into<String>, what: impl ToString) -> Self {
+        Self::Damaged { place: place.into(), what: what.to_string() }
+    }
+
+    pub(crate) fn header(object: &str, error: HeaderError) -> Self {
+        match error {
+            HeaderError::Version(found) => Self::FormatVersion { object: object.into(), found },
+            HeaderError::Kind(_) => {
+                Self::UnknownKind { place: format!("'{object}'"), what: error.to_string() }
+            }
+            HeaderError::Short(_) | HeaderError::Damaged => {
+                Self::damaged(format!("'{object}'"), error)
+            }
+        }
+    }
+
+    /// For a file of this machine.
+    pub fn file(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.display().to_string();
+        move |source| Self::File { action, path, source }
+    }
+}

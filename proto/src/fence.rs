@@ -1,0 +1,164 @@
+//! Fencing: one writer at a time.
+//!
+//! A writer claims the next epoch by creating its claim, which only one can do, and only then reads
+//! where the log ends. An older writer looks for a newer claim *after* each record is durable and *before* it
+//! acknowledges: either the claim came first and it is fenced, or the record came first and the new
+//! writer reads it. At most the one record it was writing lies behind what the new writer bound to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::hex;
+use crate::layout;
+use crate::record::TimeMs;
+use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
+use crate::store::{Store, StoreErrorKind};
+
+/// Claims older than this many epochs are of no use to anybody.
+const CLAIMS_KEPT: u32 = 16;
+
+/// Who claims an epoch. Sealed in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claimant {
+    /// Tells this claim from any other, 32 hexadecimal digits.
+    pub token: String,
+    /// When.
+    pub time: TimeMs,
+    /// Program and version.
+    pub writer: String,
+    /// Machine name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+    /// What for: `open`, `init`, `restore` …
+    pub purpose: String,
+}
+
+impl Claimant {
+    /// This process, with a fresh token.
+    ///
+    /// # Errors
+    /// Where the operating system has no randomness to give.
+    pub fn this_process(writer: &str, purpose: &str, time: TimeMs) -> Result<Self> {
+        let token: [u8; 16] = crate::seal::random_token()?;
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Self {
+            token: hex::encode(&token),
+            time,
+            writer: writer.into(),
+            host,
+            pid: std::process::id(),
+            purpose: purpose.into(),
+        })
+    }
+}
+
+/// The newest epoch that was claimed; 0 where none was.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn newest(store: &dyn Store) -> Result<u32> {
+    let claims = store.list(layout::EPOCHS)?;
+    Ok(claims.iter().filter_map(|entry| layout::parse_claim(&entry.name)).max().unwrap_or(0))
+}
+
+/// Claims the next epoch for `claimant` and returns it.
+///
+/// # Errors
+/// Where the store fails, or where others claim faster than this process for many tries.
+pub fn claim(store: &dyn Store, keys: &KeyRing, claimant: &Claimant) -> Result<u32> {
+    const TRIES: u32 = 100;
+    let mut epoch = newest(store)?;
+    for _ in 0..TRIES {
+        epoch = epoch.checked_add(1).ok_or_else(|| Error::Refused {
+            what: format!("'{}': no epoch is left", store.label()),
+            hint: "the folder 'epochs' was tampered with; restore it from a copy.".into(),
+        })?;
+        match store.create(&layout::claim(epoch), &seal(keys, epoch, claimant)?) {
+            Ok(()) => {
+                forget_old(store, epoch);
+                return Ok(epoch);
+            }
+            Err(error) if matches!(error.kind, StoreErrorKind::Exists) => {
+                // The answer to our own create may have been lost on the way.
+                if read(store, keys, epoch).is_ok_and(|found| found.token == claimant.token) {
+                    return Ok(epoch);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Refused {
+        what: format!("'{}': {TRIES} epochs were claimed by others meanwhile", store.label()),
+        hint: "find out which other machine is using this backup.".into(),
+    })
+}
+
+/// Fails where a newer epoch than `ours` has been claimed: nothing may be acknowledged any more.
+///
+/// # Errors
+/// [`Error::Fenced`], or where the store cannot be asked.
+pub fn check(store: &dyn Store, keys: &KeyRing, ours: u32) -> Result<()> {
+    let newer = ours.saturating_add(1);
+    if !store.exists(&layout::claim(newer))? {
+        return Ok(());
+    }
+    let who = read(store, keys, newer).map_or_else(
+        |_| "an unknown writer".into(),
+        |by| format!("{} for '{}', process {} on {}", by.writer, by.purpose, by.pid, by.host),
+    );
+    Err(Error::Fenced { store: store.label().into(), ours, newer, who })
+}
+
+/// Reads who claimed `epoch`.
+///
+/// # Errors
+/// Where there is no such claim, or it cannot be opened.
+pub fn read(store: &dyn Store, keys: &KeyRing, epoch: u32) -> Result<Claimant> {
+    let name = layout::claim(epoch);
+    let bytes = store.read(&name)?;
+    let header = Header::decode(&bytes).map_err(|error| Error::header(&name, error))?;
+    let key = keys
+        .get(header.key)
+        .ok_or_else(|| Error::UnknownKey { object: name.clone(), key: header.key })?;
+    let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
+    if (header.kind, header.epoch, header.store) != (ObjectKind::Claim, epoch, keys.store()) {
+        return Err(damaged("does not belong here".into()));
+    }
+    let mut plain = Vec::new();
+    Opener::new(key, &header)
+        .open(&bytes[HEADER_LEN..], &mut plain)
+        .map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_slice(&plain).map_err(|_| damaged("malformed claim".into()))
+}
+
+fn seal(keys: &KeyRing, epoch: u32, claimant: &Claimant) -> Result<Vec<u8>> {
+    let key = keys.current()?;
+    let header = Header {
+        kind: ObjectKind::Claim,
+        key: key.id(),
+        store: keys.store(),
+        generation: 0,
+        epoch,
+        seq: 0,
+        index: 0,
+        prev: Chain::default(),
+        nonce_prefix: Header::random_nonce_prefix()?,
+    };
+    let plain = serde_json::to_vec(claimant).map_err(|error| Error::damaged("claim", error))?;
+    let mut bytes = header.encode().to_vec();
+    Sealer::new(key, &header)
+        .seal(&plain, &mut bytes)
+        .map_err(crate::segment::SegmentError::from)?;
+    Ok(bytes)
+}
+
+/// Best effort: a claim that stays does no harm.
+fn forget_old(store: &dyn Store, epoch: u32) {
+    let Ok(claims) = store.list(layout::EPOCHS) else { return };
+    for old in claims.iter().filter_map(|entry| layout::parse_claim(&entry.name)) {
+        if old < epoch.saturating_sub(CLAIMS_KEPT) {
+            let _ = store.remove(&layout::claim(old));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Object names. Fixed width, so that names sort as what they name.
+
+use std::fmt;
+
+/// The marker that makes a folder a store.
+pub const MARKER: &str = "lockstep.json";
+/// Folder of the key slots.
+pub const KEYS: &str = "keys";
+/// Folder of the claims.
+pub const EPOCHS: &str = "epochs";
+/// Folder of the log: one folder a generation.
+pub const LOG: &str = "log";
+/// Folder of the snapshots: one folder a generation.
+pub const SNAPSHOTS: &str = "snapshots";
+
+const SEGMENT_SUFFIX: &str = ".seg";
+const SNAPSHOT_SUFFIX: &str = ".snap";
+
+/// Name of the claim of `epoch`.
+pub fn claim(epoch: u32) -> String {
+    format!("{EPOCHS}/{epoch:08x}")
+}
+
+/// The epoch that a name in [`EPOCHS`] claims.
+pub fn parse_claim(file: &str) -> Option<u32> {
+    parse_hex(file, 8).and_then(|epoch| u32::try_from(epoch).ok())
+}
+
+/// Folder of a generation's segments.
+pub fn log_folder(generation: u32) -> String {
+    format!("{LOG}/{generation:08x}")
+}
+
+/// Folder of a generation's snapshots.
+pub fn snapshot_folder(generation: u32) -> String {
+    format!("{SNAPSHOTS}/{generation:08x}")
+}
+
+/// The generation that a folder name in [`LOG`] or [`SNAPSHOTS`] names.
+pub fn parse_generation(folder: &str) -> Option<u32> {
+    parse_claim(folder)
+}
+
+/// Name of a segment: `log/GENERATION/EPOCH-INDEX-SEQ.seg`, each number hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentName {
+    /// The history that it belongs to.
+    pub generation: u32,
+    /// The writer that made it.
+    pub epoch: u32,
+    /// How many segments the writer opened before it.
+    pub index: u32,
+    /// Seq of its first record.
+    pub first_seq: u64,
+}
+
+impl SegmentName {
+    /// Reads a file name in the folder of `generation`.
+    pub fn parse(generation: u32, file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(SEGMENT_SUFFIX)?.split('-');
+        let epoch = u32::try_from(parse_hex(parts.next()?, 8)?).ok()?;
+        let index = u32::try_from(parse_hex(parts.next()?, 8)?).ok()?;
+        let first_seq = parse_hex(parts.next()?, 16)?;
+        parts.next().is_none().then_some(Self { generation, epoch, index, first_seq })
+    }
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, epoch, index, first_seq } = self;
+        write!(f, "{}/{epoch:08x}-{index:08x}-{first_seq:016x}", log_folder(*generation))?;
+        f.write_str(SEGMENT_SUFFIX)
+    }
+}
+
+/// Name of a snapshot: `snapshots/GENERATION/SEQ-EPOCH.snap`, each number hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotName {
+    /// The history that it belongs to.
+    pub generation: u32,
+    /// The newest record that it holds.
+    pub seq: u64,
+    /// The writer that made it.
+    pub epoch: u32,
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, seq, epoch } = self;
+        write!(f, "{}/{seq:016x}-{epoch:08x}{SNAPSHOT_SUFFIX}", snapshot_folder(*generation))
+    }
+}
+
+/// Exactly `digits` lower-case hexadecimal digits.
+fn parse_hex(text: &str, digits: usize) -> Option<u64> {
+    let lower = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (text.len() == digits && text.bytes().all(lower))
+        .then(|| u64::from_str_radix(text, 16).ok())
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segment_names_sort_as_segments_and_parse_back() {
+        let name = |epoch, index, first_seq| SegmentName { generation: 3, epoch, index, first_seq };
+        let names = [name(1, 0, 1), name(1, 1, 700), name(2, 0, 699), name(16, 0, 12_345)];
+        let mut texts: Vec<_> = names.iter().map(ToString::to_string).collect();
+        texts.sort();
+        for (name, text) in names.iter().zip(&texts) {
+            let file = text.strip_prefix("log/00000003/").unwrap();
+            assert_eq!(SegmentName::parse(3, file), Some(*name));
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_no_segments() {
+        for file in [
+            "",
+            ".seg",
+            "x.seg",
+            "00000001-00000000-0000000000000001",
+            "+0000001-00000000-0000000000000001.seg",
+            "00000001-00000000-000000000000000A.seg",
+            ".00000001-00000000-0000000000000001.seg.tmp",
+        ] {
+            assert_eq!(SegmentName::parse(1, file), None, "{file}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! From records to the batches that the node committed, in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::batch::codec;
+use crate::batch::shape::{Shape, Values};
+use crate::error::{Error, Result};
+use crate::layout::SegmentName;
+use crate::log::Visitor;
+use crate::record::{Batch, Record, Start, TimeMs};
+use crate::segment::{BatchDecoder, SegmentError};
+use crate::version::DataVersion;
+
+/// A batch that the node committed.
+#[derive(Debug)]
+pub struct CommittedBatch {
+    /// Its record.
+    pub seq: u64,
+    /// lightningd's version with it.
+    pub data_version: DataVersion,
+    /// False for settings, which are executed outside of any transaction.
+    pub transaction: bool,
+    /// When it was appended.
+    pub time: TimeMs,
+    /// Counts the sessions of the node: each begins with lightningd's own settings.
+    pub session: u64,
+    /// The statements in order.
+    pub statements: Vec<OwnedStatement>,
+}
+
+/// One statement.
+#[derive(Debug)]
+pub enum OwnedStatement {
+    /// As text.
+    Text(String),
+    /// As a shape with values.
+    Shaped(Arc<Shape>, Values),
+}
+
+impl OwnedStatement {
+    /// The statement's text.
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Shaped(shape, values) => {
+                let mut text = String::new();
+                shape.render(values, &mut text)?;
+                Some(text)
+            }
+        }
+    }
+
+    /// About how many bytes it takes.
+    pub fn byte_len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Shaped(_, values) => 64 + values.byte_len(),
+        }
+    }
+}
+
+/// Decodes the batches of a log, leaves out those that a rewind voids, and gives the others to `give`.
+///
+/// A batch is held back until the next transaction, a rewind or the log's end decides about it; settings
+/// behind it wait with it.
+pub struct Committed<F> {
+    give: F,
+    decoder: Option<(SegmentName, BatchDecoder, Vec<Arc<Shape>>)>,
+    held: VecDeque<CommittedBatch>,
+    time: TimeMs,
+    session: (String, u64),
+    /// How the generation began, once its first record was read.
+    pub start: Option<Start>,
+    /// Batches that were void: never committed by the node.
+    pub voided: u64,
+    /// Bytes of stored segments read.
+    pub bytes: u64,
+}
+
+impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
+    /// Gives every committed batch to `give`.
+    pub fn new(give: F) -> Self {
+        Self {
+            give,
+            decoder: None,
+            held: VecDeque::new(),
+            time: 0,
+            session: (String::new(), 0),
+            start: None,
+            voided: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The log has ended: what is held back is committed.
+    ///
+    /// # Errors
+    /// What `give` returned.
+    pub fn finish(&mut self) -> Result<()> {
+        self.held.drain(..).try_for_each(&mut self.give)
+    }
+
+    fn batch(&mut self, name: SegmentName, seq: u64, batch: &Batch<'_>) -> Result<()> {
+        let place = || format!("record seq {seq} in '{name}'");
+        let Some((_, decoder, shapes)) = &mut self.decoder else {
+            return Err(Error::damaged(place(), "batch before any segment"));
+        };
+        self.time = self.time.saturating_add(batch.elapsed_ms);
+        let mut statements = Vec::new();
+        let decoded: Result<(), SegmentError> = decoder.decode(batch, |known, statement| {
+            for shape in &known[shapes.len()..] {
+                shapes.push(Arc::new(shape.clone()));
+            }
+            statements.push(match statement {
+                codec::Statement::Text(text) => OwnedStatement::Text(text.into()),
+                codec::Statement::Shaped(index, values) => {
+                    OwnedStatement::Shaped(shapes[index].clone(), values.clone())
+                }
+            });
+            Ok(())
+        });
+        decoded.map_err(|error| Error::damaged(place(), error))?;
+        let batch = CommittedBatch {
+            seq,
+            data_version: batch.data_version,
+            transaction: batch.transaction,
+            time: self.time,
+            session: self.session.1,
+            statements,
+        };
+        if batch.transaction {
+            self.finish()?;
+        }
+        if batch.transaction || !self.held.is_empty() {
+            self.held.push_back(batch);
+            Ok(())
+        } else {
+            (self.give)(batch)
+        }
+    }
+
+    fn rewind(&mut self, name: SegmentName, seq: u64, void: u64) -> Result<()> {
+        match self.held.pop_front() {
+            Some(batch) if batch.seq == void => {
+                self.voided += 1;
+                self.finish()
+            }
+            _ => {
+                let place = format!("record seq {seq} in '{name}'");
+                Err(Error::damaged(
+                    place,
+                    format!("voids seq {void}, which is not the newest batch"),
+                ))
+            }
+        }
+    }
+}
+
+impl<F: FnMut(CommittedBatch) -> Result<()>> Visitor for Committed<F> {
+    fn segment(&mut self, name: SegmentName) -> Result<()> {
+        self.decoder = Some((name, BatchDecoder::new()?, Vec::new()));
+        Ok(())
+    }
+
+    fn record(&mut self, name: SegmentName, seq: u64, record: Record<'_>) -> Result<()> {
+        match record {
+            Record::Open(open) => {
+                self.time = open.time;
+                if open.session != self.session.0 {
+                    self.session = (open.session, self.session.1 + 1);
+                }
+                if let Some(start) = open.start {
+                    if self.start.is_some() {
+                        let place = format!("record seq {seq} in '{name}'");
+                        return Err(Error::damaged(place, "a second start of one generation"));
+                    }
+                    self.start = Some(start);
+                }
+                Ok(())
+            }
+            Record::Batch(batch) => self.batch(name, seq, &batch),
+            Record::Rewind(rewind) => self.rewind(name, seq, rewind.seq),
+            Record::Close(_) => Ok(()),
+        }
+    }
+
+    fn progress(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+}

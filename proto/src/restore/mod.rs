@@ -1,0 +1,260 @@
+//! From a log to a database: what to read, then pages, then batches, then proof.
+
+pub mod batches;
+mod clock;
+pub mod replay;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+
+use rusqlite::Connection;
+
+use self::batches::{Committed, CommittedBatch};
+use self::replay::{Replay, sqlite_error};
+use crate::error::{Error, Result};
+use crate::log::{self, LoadedSegment, LogReader, Position, SegmentEntry};
+use crate::record::{Record, Start, TimeMs};
+use crate::seal::KeyRing;
+use crate::snapshot;
+use crate::store::Store;
+use crate::version::DataVersion;
+
+/// Decoded batches wait between the two halves of a restore up to this many bytes a parcel …
+const PARCEL_BYTES: usize = 512 * 1024;
+/// … and this many parcels.
+const PARCELS: usize = 4;
+
+/// What a restore will read.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The newest history that holds a record.
+    pub generation: u32,
+    /// How it began.
+    pub start: Start,
+    /// Its segments.
+    pub segments: Vec<SegmentEntry>,
+}
+
+impl Plan {
+    /// Looks up what is needed for the newest position.
+    ///
+    /// # Errors
+    /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where a generation's beginning is not
+    /// there, for what came after it cannot be restored.
+    pub fn newest(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
+        for generation in log::generations(store)?.into_iter().rev() {
+            let segments = log::segments(store, generation)?;
+            if let Some(start) = start_of(store, keys, &segments)? {
+                return Ok(Self { generation, start, segments });
+            }
+        }
+        Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
+    }
+
+    /// Bytes of the segments, preallocated ones included.
+    pub fn log_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+}
+
+/// How a generation began; `None` where no record of it was ever durable.
+pub(crate) fn start_of(
+    store: &dyn Store,
+    keys: &KeyRing,
+    segments: &[SegmentEntry],
+) -> Result<Option<Start>> {
+    for entry in segments {
+        let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
+        let mut plain = Vec::new();
+        let Some(seq) = segment.records(keys)?.next(&mut plain)? else { continue };
+        let place = format!("record seq {seq} in '{}'", entry.name);
+        return match log::decode_record(entry.name, seq, &plain)? {
+            Record::Open(open) => open.start.map(Some).ok_or_else(|| {
+                Error::damaged(place, "the generation's first segment is missing before it")
+            }),
+            _ => Err(Error::damaged(place, "a segment begins with an open record")),
+        };
+    }
+    Ok(None)
+}
+
+/// How far a restore is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of the database written from its snapshot.
+    Pages(u64),
+    /// Batches replayed.
+    Batches(u64),
+    /// The database is being checked.
+    Checking,
+}
+
+/// What was restored.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// The newest record of the log.
+    pub position: Position,
+    /// lightningd's version of the database.
+    pub data_version: Option<DataVersion>,
+    /// When the newest batch was appended, or the snapshot taken.
+    pub time: TimeMs,
+    /// Batches replayed.
+    pub batches: u64,
+    /// Statements replayed.
+    pub statements: u64,
+    /// Batches that the node never committed, left out.
+    pub voided: u64,
+    /// Rows that break a foreign key. The node's own database has them too.
+    pub foreign_key_violations: u64,
+}
+
+/// Writes the database that `plan` leads to into `path`, a new file, and proves it. The file is durable
+/// on return; giving it its final name is the caller's last step.
+///
+/// # Errors
+/// The first thing that is wrong, with its place. What is at `path` is then of no use.
+pub fn run(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    path: &Path,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<Restored> {
+    let file = OpenOptions::new()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::file("create", path))?;
+    let mut base = None;
+    if let Some(start) = &plan.start.base {
+        base = Some(write_pages(store, keys, start, &file, path, progress)?);
+    }
+    let (db, guard) = replay::open(path)?;
+    let mut replay = Replay::new(&db, &guard);
+    replay.data_version = base.as_ref().and_then(|meta| meta.data_version);
+    let (position, voided, time) = replay_log(store, keys, plan, &mut replay, progress)?;
+    let (batches, statements, data_version) =
+        (replay.batches, replay.statements, replay.data_version);
+    drop(replay);
+    progress(Progress::Checking);
+    guard.own();
+    let foreign_key_violations = check(&db, data_version)?;
+    db.close().map_err(|(_, error)| sqlite_error(path.display().to_string(), &error))?;
+    file.sync_all().map_err(Error::file("sync", path))?;
+    let time = time.unwrap_or_else(|| base.map_or(0, |meta| meta.time));
+    Ok(Restored {
+        position,
+        data_version,
+        time,
+        batches,
+        statements,
+        voided,
+        foreign_key_violations,
+    })
+}
+
+fn write_pages(
+    store: &dyn Store,
+    keys: &KeyRing,
+    base: &crate::record::Base,
+    file: &File,
+    path: &Path,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<snapshot::Meta> {
+    let mut written = 0;
+    let mut set_len = |meta: &snapshot::Meta| {
+        let size = u64::from(meta.page_size) * u64::from(meta.page_count);
+        file.set_len(size).map_err(Error::file("extend", path))
+    };
+    snapshot::read(store, keys, base, &mut set_len, &mut |meta, number, page| {
+        let at = u64::from(number - 1) * u64::from(meta.page_size);
+        file.write_all_at(page, at).map_err(Error::file("write", path))?;
+        written += page.len() as u64;
+        progress(Progress::Pages(written));
+        Ok(())
+    })
+}
+
+/// One thread reads, proves, opens and decodes; the other executes.
+fn replay_log(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    replay: &mut Replay<'_>,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> Result<(Position, u64, Option<TimeMs>)> {
+    let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut parcel = Vec::new();
+            let mut parcel_bytes = 0;
+            let mut committed = Committed::new(|batch: CommittedBatch| {
+                parcel_bytes += batch.statements.iter().map(|s| s.byte_len()).sum::<usize>();
+                parcel.push(batch);
+                if parcel_bytes >= PARCEL_BYTES {
+                    parcel_bytes = 0;
+                    // The other half has given up: it says why.
+                    sender.send(std::mem::take(&mut parcel)).map_err(|_| stopped())?;
+                }
+                Ok(())
+            });
+            let position = LogReader::new(store, keys).read(&plan.segments, &mut committed)?;
+            committed.finish()?;
+            let voided = committed.voided;
+            sender.send(parcel).map_err(|_| stopped())?;
+            Ok((position, voided))
+        });
+        let mut time = None;
+        let mut applied = Ok(());
+        'parcels: for parcel in receiver {
+            for batch in parcel {
+                applied = replay.apply(&batch);
+                if applied.is_err() {
+                    break 'parcels;
+                }
+                time = Some(batch.time);
+            }
+            progress(Progress::Batches(replay.batches));
+        }
+        let read = reader.join().unwrap_or_else(|_| Err(stopped()));
+        applied?;
+        let (position, voided) = read?;
+        replay.finish()?;
+        let nothing =
+            || Error::Nothing { store: store.label().into(), what: "the log has no record".into() };
+        Ok((position.ok_or_else(nothing)?, voided, time))
+    })
+}
+
+fn stopped() -> Error {
+    Error::Database { place: "replay".into(), what: "stopped".into() }
+}
+
+/// Proves a restored database: SQLite's own checks, and that it says itself which version it is.
+fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
+    let place = || "restored database".to_owned();
+    let failed = |error: rusqlite::Error| sqlite_error(place(), &error);
+    let verdict: String =
+        db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if verdict != "ok" {
+        return Err(Error::Database { place: place(), what: verdict });
+    }
+    let violations: i64 = db
+        .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
+        .map_err(failed)?;
+    if let Some(expected) = data_version {
+        let found: i64 = db
+            .query_row("SELECT intval FROM vars WHERE name = 'data_version'", [], |row| row.get(0))
+            .map_err(failed)?;
+        if found as u32 != expected.0 {
+            let what =
+                format!("data_version is {found}, the log's newest batch made it {expected}");
+            return Err(Error::Database { place: place(), what });
+        }
+    }
+    Ok(violations.unsigned_abs())
+}

@@ -1,0 +1,254 @@
+//! Executing batches on a database as lightningd did.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::{Connection, Statement};
+
+use super::batches::{CommittedBatch, OwnedStatement};
+use super::clock::{may_ask_time, pin_time};
+use crate::batch::codec::SHAPES_MAX;
+use crate::batch::shape::{Literal, Shape, Values};
+use crate::error::{Error, Result};
+use crate::version::DataVersion;
+
+/// Batches are committed in groups of this many statements: the database is published only at the end.
+const STATEMENTS_PER_COMMIT: u64 = 100_000;
+
+/// What lightningd sets when it opens its database (`db/db_sqlite3.c`), and else SQLite's defaults.
+const SESSION_SETTINGS: &str = "PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF;";
+
+/// A database that batches are replayed into.
+pub struct Replay<'c> {
+    db: &'c Connection,
+    guard: &'c Guard,
+    prepared: Prepared<'c>,
+    in_transaction: bool,
+    session: u64,
+    uncommitted: u64,
+    /// Batches executed.
+    pub batches: u64,
+    /// Statements executed.
+    pub statements: u64,
+    /// lightningd's version after the newest transaction.
+    pub data_version: Option<DataVersion>,
+}
+
+/// Statements prepared once and used for every segment: each segment has its own table of shapes, but the
+/// shapes are mostly the same.
+#[derive(Default)]
+struct Prepared<'c> {
+    /// The shape is kept so that its address stays its own. `None`: execute it as text.
+    by_shape: HashMap<*const Shape, (Arc<Shape>, Option<usize>)>,
+    by_text: HashMap<String, usize>,
+    statements: Vec<Statement<'c>>,
+}
+
+impl<'c> Prepared<'c> {
+    /// Most shapes, and statements, that are kept.
+    const MAX: usize = 2 * SHAPES_MAX;
+
+    /// The statement of a shape; `None` where it must be executed as text.
+    fn get(&mut self, db: &'c Connection, shape: &Arc<Shape>) -> Option<&mut Statement<'c>> {
+        if self.by_shape.len() >= Self::MAX || self.statements.len() >= Self::MAX {
+            *self = Self::default();
+        }
+        let index = match self.by_shape.get(&Arc::as_ptr(shape)) {
+            Some((_, index)) => *index,
+            None => {
+                let index = self.prepare(db, shape);
+                self.by_shape.insert(Arc::as_ptr(shape), (shape.clone(), index));
+                index
+            }
+        };
+        self.statements.get_mut(index?)
+    }
+
+    fn prepare(&mut self, db: &'c Connection, shape: &Shape) -> Option<usize> {
+        let sql = shape.parameterized().filter(|sql| !may_ask_time(sql))?;
+        if let Some(index) = self.by_text.get(&sql) {
+            return Some(*index);
+        }
+        // Where a `?` cannot stand for a literal this fails, and text is as good.
+        self.statements.push(db.prepare(&sql).ok()?);
+        self.by_text.insert(sql, self.statements.len() - 1);
+        Some(self.statements.len() - 1)
+    }
+}
+
+/// Opens a database to replay into, not durable until [`sync`](super) publishes it.
+///
+/// # Errors
+/// Where SQLite cannot open it.
+pub fn open(path: &Path) -> Result<(Connection, Guard)> {
+    let failed = |error: rusqlite::Error| sqlite_error(format!("'{}'", path.display()), &error);
+    let mut db = Connection::open(path).map_err(failed)?;
+    db.execute_batch(
+        "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
+         PRAGMA cache_size = -32768; PRAGMA foreign_keys = ON;",
+    )
+    .map_err(failed)?;
+    let guard = Guard(Arc::new(AtomicBool::new(true)));
+    let own = guard.0.clone();
+    db.authorizer(Some(move |context: AuthContext<'_>| authorize(&context, &own)))
+        .map_err(failed)?;
+    Ok((db, guard))
+}
+
+/// Tells this program's own statements from replayed ones.
+pub struct Guard(Arc<AtomicBool>);
+
+impl Guard {
+    /// From here on statements are this program's own.
+    pub fn own(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A log is the node's own words, but only those about its own database: whoever stole the key must not
+/// reach further with them.
+fn authorize(context: &AuthContext<'_>, own: &AtomicBool) -> Authorization {
+    if own.load(Ordering::Relaxed) {
+        return Authorization::Allow;
+    }
+    match context.action {
+        AuthAction::Attach { .. }
+        | AuthAction::Detach { .. }
+        | AuthAction::Transaction { .. }
+        | AuthAction::Savepoint { .. }
+        | AuthAction::CreateVtable { .. }
+        | AuthAction::DropVtable { .. }
+        | AuthAction::Unknown { .. } => Authorization::Deny,
+        AuthAction::Pragma { pragma_name, .. } => {
+            let known = ["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
+            if known.iter().any(|name| pragma_name.eq_ignore_ascii_case(name)) {
+                Authorization::Allow
+            } else {
+                Authorization::Deny
+            }
+        }
+        AuthAction::Function { function_name } => {
+            if function_name.eq_ignore_ascii_case("load_extension") {
+                Authorization::Deny
+            } else {
+                Authorization::Allow
+            }
+        }
+        _ => Authorization::Allow,
+    }
+}
+
+impl<'c> Replay<'c> {
+    /// Replays into a database that [`open`] gave.
+    pub fn new(db: &'c Connection, guard: &'c Guard) -> Self {
+        Self {
+            db,
+            guard,
+            prepared: Prepared::default(),
+            in_transaction: false,
+            session: 0,
+            uncommitted: 0,
+            batches: 0,
+            statements: 0,
+            data_version: None,
+        }
+    }
+
+    /// Executes one batch.
+    ///
+    /// # Errors
+    /// [`Error::Database`] with the seq, where SQLite refuses a statement.
+    pub fn apply(&mut self, batch: &CommittedBatch) -> Result<()> {
+        let failed =
+            |error: rusqlite::Error| sqlite_error(format!("batch seq {}", batch.seq), &error);
+        if batch.session != self.session {
+            // A node that died between two settings starts again with its own.
+            self.session = batch.session;
+            self.commit().and_then(|()| self.own(SESSION_SETTINGS)).map_err(failed)?;
+        }
+        if batch.transaction != self.in_transaction || self.uncommitted >= STATEMENTS_PER_COMMIT {
+            self.commit().map_err(failed)?;
+            if batch.transaction {
+                self.own("BEGIN").map_err(failed)?;
+                self.in_transaction = true;
+            }
+        }
+        for statement in &batch.statements {
+            self.execute(statement, batch).map_err(failed)?;
+        }
+        let count = batch.statements.len() as u64;
+        self.batches += 1;
+        self.statements += count;
+        self.uncommitted += count;
+        if batch.transaction {
+            self.data_version = Some(batch.data_version);
+        }
+        Ok(())
+    }
+
+    /// Commits what was executed.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn finish(&mut self) -> Result<()> {
+        self.prepared = Prepared::default();
+        self.commit().map_err(|error| sqlite_error("end of the log".into(), &error))
+    }
+
+    fn commit(&mut self) -> rusqlite::Result<()> {
+        self.uncommitted = 0;
+        if std::mem::take(&mut self.in_transaction) { self.own("COMMIT") } else { Ok(()) }
+    }
+
+    fn own(&self, sql: &str) -> rusqlite::Result<()> {
+        self.guard.0.store(true, Ordering::Relaxed);
+        let done = self.db.execute_batch(sql);
+        self.guard.0.store(false, Ordering::Relaxed);
+        done
+    }
+
+    fn execute(
+        &mut self,
+        statement: &OwnedStatement,
+        batch: &CommittedBatch,
+    ) -> rusqlite::Result<()> {
+        if let OwnedStatement::Shaped(shape, values) = statement
+            && let Some(prepared) = self.prepared.get(self.db, shape)
+        {
+            return bind_and_step(prepared, shape.markers(), values);
+        }
+        let text = statement.text().ok_or(rusqlite::Error::InvalidQuery)?;
+        let text = if may_ask_time(&text) { pin_time(&text, batch.time) } else { text };
+        self.db.execute_batch(&text)
+    }
+}
+
+fn bind_and_step(
+    statement: &mut Statement<'_>,
+    markers: &[u8],
+    values: &Values,
+) -> rusqlite::Result<()> {
+    for (index, &marker) in markers.iter().enumerate() {
+        match Literal::decode(marker, values.get(index)).ok_or(rusqlite::Error::InvalidQuery)? {
+            Literal::Integer(integer) => statement.raw_bind_parameter(index + 1, integer)?,
+            Literal::Text(text) => statement.raw_bind_parameter(index + 1, text)?,
+            Literal::Blob(blob) => statement.raw_bind_parameter(index + 1, blob)?,
+        }
+    }
+    statement.raw_execute().map(drop)
+}
+
+/// SQLite's words without the statement, which must not show up in messages.
+pub fn sqlite_error(place: String, error: &rusqlite::Error) -> Error {
+    let what = match error {
+        rusqlite::Error::SqliteFailure(code, message) => {
+            message.clone().unwrap_or_else(|| code.to_string())
+        }
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
+    };
+    Error::Database { place, what }
+}

@@ -1,0 +1,292 @@
+//! Frames: length, sealed bytes, end mark; chained by hash.
+
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use sha2::{Digest, Sha256};
+
+use super::header::Header;
+use super::key::DataKey;
+use crate::hex;
+
+/// Bytes that a frame adds to what it holds: length, its complement, tag, end mark.
+pub const FRAME_OVERHEAD: usize = 8 + TAG_LEN + 4;
+/// Most bytes that one frame holds.
+pub const FRAME_BYTES_MAX: usize = 1 << 30;
+
+const TAG_LEN: usize = 16;
+/// Bytes of a frame's prefix: its length and the complement of that.
+pub const PREFIX_LEN: usize = 8;
+const END_MARK: [u8; 4] = *b"END.";
+/// What storage writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// SHA-256 over everything up to and including a frame: the identity of a position.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Chain(pub [u8; 32]);
+
+impl Chain {
+    /// What precedes the first frame behind `header`.
+    fn start(header: &Header) -> Self {
+        Self(Sha256::digest(header.encode()).into())
+    }
+
+    fn next(self, sealed: &[u8]) -> Self {
+        Self(Sha256::new().chain_update(self.0).chain_update(sealed).finalize().into())
+    }
+}
+
+impl std::fmt::Display for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(&self.0[..4]))
+    }
+}
+
+/// Where in its object's chain a cipher stands: the next frame's number and what precedes it.
+struct Cursor {
+    cipher: XChaCha20Poly1305,
+    nonce_prefix: [u8; 16],
+    number: u64,
+    chain: Chain,
+}
+
+impl Cursor {
+    fn new(key: &DataKey, header: &Header) -> Self {
+        Self {
+            cipher: XChaCha20Poly1305::new(key.bytes().into()),
+            nonce_prefix: header.nonce_prefix,
+            number: header.seq,
+            chain: Chain::start(header),
+        }
+    }
+
+    fn nonce(&self) -> XNonce {
+        let mut nonce = XNonce::default();
+        nonce[..16].copy_from_slice(&self.nonce_prefix);
+        nonce[16..].copy_from_slice(&self.number.to_le_bytes());
+        nonce
+    }
+
+    fn associated_data(&self) -> [u8; 40] {
+        let mut data = [0; 40];
+        data[..32].copy_from_slice(&self.chain.0);
+        data[32..].copy_from_slice(&self.number.to_le_bytes());
+        data
+    }
+
+    fn advance(&mut self, sealed: &[u8]) {
+        self.chain = self.chain.next(sealed);
+        self.number += 1;
+    }
+}
+
+/// Seals the frames of one new object, in order.
+///
+/// It takes the header by value and numbers the frames itself: with the header's random nonce prefix
+/// no nonce is used twice.
+pub struct Sealer(Cursor);
+
+impl Sealer {
+    /// For the frames behind `header`, numbered from the header's seq.
+    pub fn new(key: &DataKey, header: &Header) -> Self {
+        Self(Cursor::new(key, header))
+    }
+
+    /// The number that the next frame gets: in a segment, its seq.
+    pub fn next_number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// The chain hash after the last frame.
+    pub fn chain(&self) -> Chain {
+        self.0.chain
+    }
+
+    /// Starts a frame at the end of `out`: append what it holds, then call [`finish`](Self::finish).
+    pub fn begin(out: &mut Vec<u8>) -> usize {
+        let start = out.len();
+        out.resize(start + PREFIX_LEN, 0);
+        start
+    }
+
+    /// Seals what was appended to `out` since [`begin`](Self::begin) returned `start`, in place.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] past [`FRAME_BYTES_MAX`] bytes; `out` is as before `begin`.
+    pub fn finish(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), FrameError> {
+        let held = out.len() - start - PREFIX_LEN;
+        let data = self.0.associated_data();
+        let sealed = (held <= FRAME_BYTES_MAX)
+            .then(|| {
+                self.0.cipher.encrypt_inout_detached(
+                    &self.0.nonce(),
+                    &data,
+                    (&mut out[start + PREFIX_LEN..]).into(),
+                )
+            })
+            .and_then(Result::ok);
+        let Some(tag) = sealed else {
+            out.truncate(start);
+            return Err(FrameError::TooLarge(held));
+        };
+        out.extend_from_slice(&tag);
+        let len = (held + TAG_LEN) as u32;
+        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+        out[start + 4..start + PREFIX_LEN].copy_from_slice(&(!len).to_le_bytes());
+        self.0.advance(&out[start + PREFIX_LEN..]);
+        out.extend_from_slice(&END_MARK);
+        Ok(())
+    }
+
+    /// Appends one frame that holds `plain` to `out`.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] past [`FRAME_BYTES_MAX`] bytes.
+    pub fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), FrameError> {
+        let start = Self::begin(out);
+        out.extend_from_slice(plain);
+        self.finish(out, start)
+    }
+}
+
+/// Opens the frames of one object, in order.
+pub struct Opener(Cursor);
+
+impl Opener {
+    /// For the frames behind `header`.
+    pub fn new(key: &DataKey, header: &Header) -> Self {
+        Self(Cursor::new(key, header))
+    }
+
+    /// The number of the next frame: in a segment, its seq.
+    pub fn next_number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// The chain hash after the last frame opened.
+    pub fn chain(&self) -> Chain {
+        self.0.chain
+    }
+
+    /// Opens the frame at the front of `bytes` into `plain` and returns how many bytes it took.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the opener has not moved, and `plain` holds nothing of use.
+    pub fn open(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<usize, FrameError> {
+        plain.clear();
+        let Some(len) = frame_len(bytes)? else { return Err(FrameError::End) };
+        let (sealed, rest) = bytes[PREFIX_LEN..].split_at_checked(len).ok_or(FrameError::Short)?;
+        let mark = end_mark(rest).ok_or(FrameError::Damaged)?;
+        let (held, tag) = sealed.split_at(len - TAG_LEN);
+        let tag = Tag::try_from(tag).map_err(|_| FrameError::Damaged)?;
+        plain.extend_from_slice(held);
+        let data = self.0.associated_data();
+        self.0
+            .cipher
+            .decrypt_inout_detached(&self.0.nonce(), &data, plain.as_mut_slice().into(), &tag)
+            .map_err(|_| FrameError::Damaged)?;
+        self.0.advance(sealed);
+        Ok(PREFIX_LEN + len + mark)
+    }
+}
+
+/// Bytes of the frame that begins with `prefix`, prefix and end mark included; `None` at the end of the
+/// object. For readers of streams, which must know how much to read.
+///
+/// # Errors
+/// [`FrameError::Damaged`].
+pub fn frame_size(prefix: &[u8; PREFIX_LEN]) -> Result<Option<usize>, FrameError> {
+    Ok(frame_len(prefix)?.map(|len| PREFIX_LEN + len + END_MARK.len()))
+}
+
+/// The length that a frame's prefix gives; `None` where there are only zeros or nothing.
+fn frame_len(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some(prefix) = bytes.first_chunk::<PREFIX_LEN>() else {
+        let end = bytes.iter().all(|&byte| byte == 0);
+        return if end { Ok(None) } else { Err(FrameError::Short) };
+    };
+    if *prefix == [0; PREFIX_LEN] {
+        return Ok(None);
+    }
+    let len = u32::from_le_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]);
+    let complement = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]);
+    let len_usize = len as usize;
+    if len != !complement || !(TAG_LEN..=FRAME_BYTES_MAX + TAG_LEN).contains(&len_usize) {
+        return Err(FrameError::Damaged);
+    }
+    Ok(Some(len_usize))
+}
+
+/// Why there is no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// No further frame: nothing, or the zeros of preallocated space.
+    #[error("no further frame")]
+    End,
+    /// The object ends inside the frame.
+    #[error("cut short")]
+    Short,
+    /// Altered, or sealed by another key, or not the frame that belongs here.
+    #[error("authentication failed")]
+    Damaged,
+    /// More bytes than a frame may hold.
+    #[error("{0} bytes in one record, the format allows {FRAME_BYTES_MAX}")]
+    TooLarge(usize),
+}
+
+/// What lies behind the last good frame of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing, or preallocated zeros.
+    Clean,
+    /// One write that a crash or power cut left incomplete: it was never acknowledged.
+    Torn,
+    /// Something that no interrupted write leaves: a frame was altered.
+    Damaged,
+}
+
+/// Tells an interrupted write from damage, in what follows the last good frame at `offset` of an object.
+///
+/// Frames are written one at a time into zeros, or past the end. An interrupted write is recognised by
+/// what it did not write: a whole sector of the frame, or all of it from some byte on, is missing or
+/// still zeros. A frame that was all there and then changed shows none of these.
+pub fn tail_after(rest: &[u8], offset: u64) -> Tail {
+    let Some(last) = rest.iter().rposition(|&byte| byte != 0) else { return Tail::Clean };
+    let written = last + 1;
+    let (end, cut) = match frame_len(rest) {
+        Ok(Some(len)) => {
+            let end = PREFIX_LEN + len + END_MARK.len();
+            (end, written + END_MARK.len() <= end)
+        }
+        _ => (written, written < PREFIX_LEN),
+    };
+    if written <= end && (cut || lost_sector(&rest[..end.min(rest.len())], offset)) {
+        Tail::Torn
+    } else {
+        Tail::Damaged
+    }
+}
+
+/// True where the part of `frame` that lies in one sector of the object is all zeros, and is long
+/// enough that it was not so by chance: the whole prefix, or 16 sealed bytes.
+fn lost_sector(frame: &[u8], offset: u64) -> bool {
+    let first = SECTOR - (offset % SECTOR as u64) as usize;
+    let (head, rest) = frame.split_at(first.min(frame.len()));
+    let lost = |part: &[u8], enough| part.len() >= enough && part.iter().all(|&byte| byte == 0);
+    lost(head, PREFIX_LEN) || rest.chunks(SECTOR).any(|part| lost(part, TAG_LEN))
+}
+
+/// The end mark behind a frame: how many bytes of it are there. A mark that the object's end cuts off,
+/// or whose end and all behind it are zeros, is that of a write interrupted in its last bytes.
+fn end_mark(rest: &[u8]) -> Option<usize> {
+    if rest.starts_with(&END_MARK) {
+        return Some(END_MARK.len());
+    }
+    let there = rest.iter().zip(END_MARK).take_while(|(byte, mark)| *byte == mark).count();
+    rest[there..].iter().all(|&byte| byte == 0).then_some(rest.len().min(END_MARK.len()))
+}

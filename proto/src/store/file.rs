@@ -1,0 +1,359 @@
+//! A folder as a store: a local disk, or a mounted NAS.
+//!
+//! All paths are taken relative to one open descriptor of the folder, so that a mount which goes away
+//! is an error, and never a write into what lies underneath.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, fstatfs, fsync, linkat, mkdirat, openat, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
+use crate::{hex, layout};
+
+/// A segment grows by this many zeroed bytes at a time, where the file system rewards that.
+const PREALLOCATION: usize = 256 * 1024;
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+
+/// A folder that keeps objects as files.
+pub struct FileStore {
+    label: String,
+    root: OwnedFd,
+    zero_fill: bool,
+    folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
+}
+
+impl FileStore {
+    /// Opens a folder that holds a store.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Gone`] where the folder, or the marker in it, is not there: an empty folder
+    /// where a store was is a mount that is missing, never a new store.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let store = Self::open_root(path)?;
+        if store.exists(layout::MARKER)? {
+            Ok(store)
+        } else {
+            Err(store.error(
+                "open",
+                layout::MARKER,
+                StoreErrorKind::Gone("no backup in this folder; is the disk mounted?"),
+            ))
+        }
+    }
+
+    /// Opens a folder to make a store in it, creating the folder itself (not its parents).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn create_root(path: &Path) -> Result<Self, StoreError> {
+        match std::fs::create_dir(path) {
+            Ok(()) => sync_parent(path).map_err(|error| path_error(path, "sync", error))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(path_error(path, "create", error)),
+        }
+        Self::open_root(path)
+    }
+
+    /// Opens a folder that may or may not hold a store.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Gone`] where there is no folder.
+    pub fn open_root(path: &Path) -> Result<Self, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => path_kind(path, "open", StoreErrorKind::Gone("folder is not there")),
+            _ => path_error(path, "open", errno.into()),
+        })?;
+        let zero_fill = rewards_zero_fill(&root);
+        Ok(Self { label: path.display().to_string(), root, zero_fill, folders: Mutex::default() })
+    }
+
+    fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
+        StoreError { store: self.label.clone(), action, object: object.into(), kind }
+    }
+
+    fn failed<'a>(
+        &'a self,
+        action: &'static str,
+        object: &'a str,
+    ) -> impl Fn(Errno) -> StoreError + 'a {
+        move |errno| {
+            let kind = match errno {
+                Errno::NOENT => StoreErrorKind::NotFound,
+                Errno::EXIST => StoreErrorKind::Exists,
+                _ => StoreErrorKind::Io(errno.into()),
+            };
+            self.error(action, object, kind)
+        }
+    }
+
+    /// The folder of an object and the object's name in it.
+    fn locate<'a>(&self, name: &'a str, make: bool) -> Result<(Arc<OwnedFd>, &'a str), StoreError> {
+        match name.rsplit_once('/') {
+            Some((folder, file)) => Ok((self.folder(folder, make)?, file)),
+            None => Ok((self.folder("", make)?, name)),
+        }
+    }
+
+    fn folder(&self, path: &str, make: bool) -> Result<Arc<OwnedFd>, StoreError> {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(folder) = folders.get(path) {
+            return Ok(folder.clone());
+        }
+        let failed = self.failed("open folder", path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut folder = openat(&self.root, ".", flags, Mode::empty()).map_err(&failed)?;
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            if make {
+                match mkdirat(&folder, part, FOLDER_MODE) {
+                    Ok(()) => fsync(&folder).map_err(&failed)?,
+                    Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(failed(errno)),
+                }
+            }
+            folder =
+                openat(&folder, part, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(&failed)?;
+        }
+        let folder = Arc::new(folder);
+        folders.insert(path.into(), folder.clone());
+        Ok(folder)
+    }
+
+    fn open_file(&self, name: &str) -> Result<File, StoreError> {
+        let (folder, file) = self.locate(name, false)?;
+        openat(&*folder, file, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+            .map(File::from)
+            .map_err(self.failed("open", name))
+    }
+}
+
+impl Store for FileStore {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
+        let (folder, file) = self.locate(name, true)?;
+        let token: [u8; 8] = crate::seal::random_token()
+            .map_err(|error| self.error("create", name, io::Error::other(error).into()))?;
+        let temporary = format!(".{file}.{}.tmp", hex::encode(&token));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let out =
+            openat(&*folder, &temporary, flags, FILE_MODE).map_err(self.failed("create", name))?;
+        let (name, file) = (name.to_owned(), file.to_owned());
+        Ok(Box::new(NewFile { store: self, folder, name, file, temporary, out: out.into(), at: 0 }))
+    }
+
+    fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
+        let (folder, file) = self.locate(name, true)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let out = openat(&*folder, file, flags, FILE_MODE).map_err(self.failed("create", name))?;
+        let mut append = FileAppend {
+            store: self.label.clone(),
+            name: name.into(),
+            file: out.into(),
+            at: 0,
+            zeroed: 0,
+            zero_fill: self.zero_fill,
+        };
+        append.append(header)?;
+        fsync(&*folder).map_err(self.failed("sync folder of", name))?;
+        Ok(Box::new(append))
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        self.open_file(name)?
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.error("read", name, error.into()))?;
+        Ok(bytes)
+    }
+
+    fn read_stream(&self, name: &str) -> Result<Box<dyn Read + Send>, StoreError> {
+        Ok(Box::new(self.open_file(name)?))
+    }
+
+    fn exists(&self, name: &str) -> Result<bool, StoreError> {
+        let found = self.locate(name, false).and_then(|(folder, file)| {
+            statat(&*folder, file, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("look up", name))
+        });
+        match found {
+            Ok(_) => Ok(true),
+            Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let fd = match self.folder(folder, false) {
+            Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => return Ok(Vec::new()),
+            fd => fd?,
+        };
+        let failed = self.failed("list", folder);
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&*fd).map_err(&failed)? {
+            let entry = entry.map_err(&failed)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.starts_with('.') {
+                continue;
+            }
+            let stat = match statat(&*fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => continue,
+                stat => stat.map_err(&failed)?,
+            };
+            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let size = if is_folder { 0 } else { stat.st_size as u64 };
+            entries.push(Entry { name: name.into(), size, folder: is_folder });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let (folder, file) = self.locate(name, false)?;
+        match unlinkat(&*folder, file, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {
+                fsync(&*folder).map_err(self.failed("sync folder of", name))
+            }
+            Err(errno) => Err(self.failed("remove", name)(errno)),
+        }
+    }
+}
+
+/// A file under a temporary name.
+struct NewFile<'a> {
+    store: &'a FileStore,
+    folder: Arc<OwnedFd>,
+    name: String,
+    file: String,
+    temporary: String,
+    out: File,
+    at: u64,
+}
+
+impl NewObject for NewFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.out
+            .write_all_at(bytes, self.at)
+            .map_err(|error| self.store.error("write", &self.name, error.into()))?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let failed = self.store.failed("create", &self.name);
+        fsync(&self.out).map_err(&failed)?;
+        match linkat(&*self.folder, &self.temporary, &*self.folder, &self.file, AtFlags::empty()) {
+            Ok(()) => {}
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                self.rename_new()?
+            }
+            Err(errno) => return Err(failed(errno)),
+        }
+        fsync(&*self.folder).map_err(&failed)
+    }
+}
+
+impl NewFile<'_> {
+    /// Where there are no hard links: takes the name with an exclusive create, then renames over it.
+    fn rename_new(&self) -> Result<(), StoreError> {
+        let failed = self.store.failed("create", &self.name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        openat(&*self.folder, &self.file, flags, FILE_MODE).map_err(&failed)?;
+        rustix::fs::renameat(&*self.folder, &self.temporary, &*self.folder, &self.file)
+            .map_err(failed)
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        // Best effort: a leftover begins with a dot and is never listed.
+        let _ = unlinkat(&*self.folder, &self.temporary, AtFlags::empty());
+    }
+}
+
+/// One open segment file.
+struct FileAppend {
+    store: String,
+    name: String,
+    file: File,
+    /// Bytes written.
+    at: u64,
+    /// Bytes of the file that hold data or zeros on disk.
+    zeroed: u64,
+    zero_fill: bool,
+}
+
+impl FileAppend {
+    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> StoreError + '_ {
+        move |error| StoreError {
+            store: self.store.clone(),
+            action,
+            object: self.name.clone(),
+            kind: error.into(),
+        }
+    }
+
+    /// Writes zeros behind what is about to be written: overwriting them later needs no change of
+    /// metadata, which is what makes an `fdatasync` slow.
+    fn preallocate(&mut self, end: u64) {
+        if !self.zero_fill || end <= self.zeroed {
+            return;
+        }
+        static ZEROS: [u8; PREALLOCATION] = [0; PREALLOCATION];
+        // A disk without room for the zeros may still have room for the record.
+        match self.file.write_all_at(&ZEROS, end) {
+            Ok(()) => self.zeroed = end + PREALLOCATION as u64,
+            Err(_) => self.zero_fill = false,
+        }
+    }
+}
+
+impl Append for FileAppend {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let end = self.at + bytes.len() as u64;
+        self.preallocate(end);
+        self.file.write_all_at(bytes, self.at).map_err(self.failed("write"))?;
+        self.file.sync_data().map_err(self.failed("sync"))?;
+        self.at = end;
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        if self.zeroed > self.at {
+            self.file.set_len(self.at).map_err(self.failed("truncate"))?;
+            self.file.sync_all().map_err(self.failed("sync"))?;
+        }
+        Ok(())
+    }
+}
+
+/// True on file systems that overwrite in place; copy-on-write and network ones gain nothing.
+fn rewards_zero_fill(root: &OwnedFd) -> bool {
+    const EXT: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    fstatfs(root.as_fd()).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | XFS))
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let path: PathBuf = std::path::absolute(path)?;
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn path_kind(path: &Path, action: &'static str, kind: StoreErrorKind) -> StoreError {
+    StoreError { store: path.display().to_string(), action, object: "folder".into(), kind }
+}
+
+fn path_error(path: &Path, action: &'static str, error: io::Error) -> StoreError {
+    path_kind(path, action, StoreErrorKind::Io(error))
+}

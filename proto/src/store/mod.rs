@@ -1,0 +1,165 @@
+//! Stores: the only input and output of this library besides SQLite.
+//!
+//! A store keeps named objects. What all the rest relies on:
+//! 1. [`Store::create`] is atomic and durable: when it returns, the object is there, whole, after any
+//!    crash; before, it is there whole or not at all. Two creates of one name: one fails.
+//! 2. [`Append::append`] is durable when it returns. After an error nothing is known of the bytes that
+//!    it was given, and the appender is of no further use.
+//! 3. [`Store::list`] shows every object whose creation was acknowledged before it was called.
+
+mod file;
+
+use std::io;
+
+pub use file::FileStore;
+
+/// What is in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name within the folder.
+    pub name: String,
+    /// Bytes; 0 for a folder.
+    pub size: u64,
+    /// True for a folder.
+    pub folder: bool,
+}
+
+/// One place that keeps objects.
+pub trait Store: Send + Sync {
+    /// How messages name the store: its URL without credentials.
+    fn label(&self) -> &str;
+
+    /// Writes a new object.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Exists`] where there is one of that name, which is left as it is.
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut object = self.create_stream(name)?;
+        object.write(bytes)?;
+        object.commit()
+    }
+
+    /// Starts a new object of unknown size, which is there once it is committed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError>;
+
+    /// Creates an object that begins with `header` and grows. Durable, with its name, on return.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError>;
+
+    /// Reads a whole object.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`] where there is none.
+    fn read(&self, name: &str) -> Result<Vec<u8>, StoreError>;
+
+    /// Reads an object from its beginning, piece by piece.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`] where there is none.
+    fn read_stream(&self, name: &str) -> Result<Box<dyn io::Read + Send>, StoreError>;
+
+    /// True where there is an object of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`]; never where the object is simply not there.
+    fn exists(&self, name: &str) -> Result<bool, StoreError>;
+
+    /// What is in a folder, sorted by name; nothing where there is no folder.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError>;
+
+    /// Removes an object, durably; fine where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn remove(&self, name: &str) -> Result<(), StoreError>;
+}
+
+/// An object that grows by whole records.
+pub trait Append: Send {
+    /// Appends `bytes`; they are durable on return.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the appender is then of no further use.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Ends the object: gives back preallocated space.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was appended stays as durable as it was.
+    fn finish(&mut self) -> Result<(), StoreError>;
+}
+
+/// An object that is being written. Dropped without [`commit`](Self::commit), it never was.
+pub trait NewObject {
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes the object durable, then visible under its name, then the name durable.
+    ///
+    /// # Errors
+    /// As [`Store::create`].
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A store that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("'{store}': {action} {object}: {kind}")]
+pub struct StoreError {
+    /// [`Store::label`].
+    pub store: String,
+    /// Verb.
+    pub action: &'static str,
+    /// Object name.
+    pub object: String,
+    /// What happened.
+    pub kind: StoreErrorKind,
+}
+
+/// What happened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreErrorKind {
+    /// No such object.
+    #[error("not there")]
+    NotFound,
+    /// There is one already.
+    #[error("exists already")]
+    Exists,
+    /// Another file system, or nothing, is where the store was.
+    #[error("{0}")]
+    Gone(&'static str),
+    /// The operating system's words.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl StoreError {
+    /// The next step for the person who reads the message.
+    pub fn hint(&self) -> Option<String> {
+        Some(match &self.kind {
+            StoreErrorKind::Gone(_) => {
+                format!("mount what belongs at {}, then start again.", self.store)
+            }
+            StoreErrorKind::Io(error) => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    format!("free space on {}, then start again.", self.store)
+                }
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                    format!("make {} writable for this user.", self.store)
+                }
+                _ => format!("check the disk or network behind {}.", self.store),
+            },
+            StoreErrorKind::NotFound | StoreErrorKind::Exists => return None,
+        })
+    }
+}

@@ -1,0 +1,379 @@
+//! Writing a log: one writer, one epoch, one record at a time, each durable before it is acknowledged.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::fence::{self, Claimant};
+use crate::layout::SegmentName;
+use crate::log::{self, LoadedSegment, Position};
+use crate::record::{Close, CloseReason, Head, Open, Record, Rewind, Start, TimeMs};
+use crate::seal::{Chain, Header, KeyRing, ObjectKind, Tail};
+use crate::segment::{SEGMENT_BYTES, SegmentEncoder, SegmentError};
+use crate::session::{Session, Step};
+use crate::store::{Append, Store, StoreError};
+use crate::version::DataVersion;
+
+/// One `db_write`, as far as the log is concerned.
+#[derive(Debug)]
+pub struct Call<'a, S> {
+    /// lightningd's version with the batch.
+    pub data_version: DataVersion,
+    /// False for settings (`PRAGMA …`) that lightningd makes outside of any transaction.
+    pub transaction: bool,
+    /// The statements.
+    pub writes: &'a [S],
+}
+
+/// What became of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable: lightningd may commit.
+    Acknowledged {
+        /// Where the log stands now.
+        position: Position,
+        /// The batch that was found never to have been committed, where there was one.
+        voided: Option<u64>,
+    },
+    /// The database holds transactions that the log does not. Nothing was written: begin a
+    /// generation from a snapshot, then make the call again.
+    Gap,
+}
+
+/// The newest state of a log, as its next writer finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The newest record.
+    pub position: Position,
+    /// What the log holds there.
+    pub head: Head,
+    /// When the newest record was written.
+    pub time: TimeMs,
+    /// The epoch that wrote it.
+    pub epoch: u32,
+}
+
+impl LogEnd {
+    /// Reads where the log ends: the last segment that holds a record, no other.
+    ///
+    /// # Errors
+    /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where its end is not to be trusted.
+    pub fn read(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
+        for generation in log::generations(store)?.into_iter().rev() {
+            for entry in log::segments(store, generation)?.into_iter().rev() {
+                let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
+                if let Some(end) = Self::of_segment(&segment, keys)? {
+                    return Ok(end);
+                }
+            }
+        }
+        Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
+    }
+
+    /// `None` where the segment's writer died before its open record was durable.
+    fn of_segment(segment: &LoadedSegment, keys: &KeyRing) -> Result<Option<Self>> {
+        let mut records = segment.records(keys)?;
+        let mut plain = Vec::new();
+        let mut end = None;
+        while let Some(seq) = records.next(&mut plain)? {
+            let record = log::decode_record(segment.name, seq, &plain)?;
+            let (mut session, mut time) = match (end.take(), &record) {
+                (None, Record::Open(open)) => (Session::new(open.head), open.time),
+                (None, _) => {
+                    let place = format!("record seq {seq} in '{}'", segment.name);
+                    return Err(Error::damaged(place, "a segment begins with an open record"));
+                }
+                (Some((session, time, _)), _) => (session, time),
+            };
+            match &record {
+                Record::Open(_) => {}
+                Record::Batch(batch) => {
+                    session.appended(batch.data_version, batch.transaction, seq);
+                    time = time.saturating_add(batch.elapsed_ms);
+                }
+                Record::Rewind(_) => session.rewound(),
+                Record::Close(close) => time = close.time,
+            }
+            end = Some((session, time, seq));
+        }
+        debug_assert_ne!(records.tail(), Tail::Damaged);
+        let name = segment.name;
+        Ok(end.map(|(session, time, seq)| Self {
+            position: Position { generation: name.generation, seq, chain: records.chain() },
+            head: session.newest(),
+            time,
+            epoch: name.epoch,
+        }))
+    }
+}
+
+/// The one writer of a log, for as long as nobody claims a newer epoch.
+pub struct Writer {
+    store: Arc<dyn Store>,
+    keys: KeyRing,
+    claimant: Claimant,
+    epoch: u32,
+    generation: u32,
+    next_index: u32,
+    session: Session,
+    /// Seq and chain hash of the newest record that was acknowledged.
+    end: (u64, Chain),
+    segment: Option<OpenSegment>,
+}
+
+/// The segment that is being written.
+struct OpenSegment {
+    encoder: SegmentEncoder,
+    object: Box<dyn Append>,
+    bytes: u64,
+    time: TimeMs,
+}
+
+impl Writer {
+    /// Claims the next epoch, reads where the log ends, and opens a segment there.
+    ///
+    /// # Errors
+    /// [`Error`]; where it is one of reading the log, the epoch is claimed all the same.
+    pub fn open(
+        store: Arc<dyn Store>,
+        keys: KeyRing,
+        claimant: Claimant,
+        now: TimeMs,
+    ) -> Result<Self> {
+        let epoch = fence::claim(&*store, &keys, &claimant)?;
+        let end = LogEnd::read(&*store, &keys)?;
+        let mut writer = Self::new(store, keys, claimant, epoch);
+        writer.generation = end.position.generation;
+        writer.session = Session::new(end.head);
+        writer.end = (end.position.seq, end.position.chain);
+        writer.open_segment(None, now)?;
+        Ok(writer)
+    }
+
+    /// Claims the first epoch of a new store. The log begins with [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub fn create(store: Arc<dyn Store>, keys: KeyRing, claimant: Claimant) -> Result<Self> {
+        let epoch = fence::claim(&*store, &keys, &claimant)?;
+        Ok(Self::new(store, keys, claimant, epoch))
+    }
+
+    fn new(store: Arc<dyn Store>, keys: KeyRing, claimant: Claimant, epoch: u32) -> Self {
+        Self {
+            store,
+            keys,
+            claimant,
+            epoch,
+            generation: 0,
+            next_index: 0,
+            session: Session::new(Head::default()),
+            end: (0, Chain::default()),
+            segment: None,
+        }
+    }
+
+    /// The epoch of this writer.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The version rules as they stand.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The store that is written to.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The keys that seal.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Where the log stands: the newest record that was acknowledged.
+    pub fn position(&self) -> Position {
+        Position { generation: self.generation, seq: self.end.0, chain: self.end.1 }
+    }
+
+    /// The generation that [`begin`](Self::begin) would start. A generation is named after the epoch
+    /// that began it, so that no two writers can begin the same one.
+    ///
+    /// # Errors
+    /// Where this epoch has begun one already and the next cannot be claimed.
+    pub fn next_generation(&mut self, now: TimeMs) -> Result<u32> {
+        if self.generation == self.epoch {
+            fence::check(&*self.store, &self.keys, self.epoch)?;
+            self.close_segment(CloseReason::Shutdown, now);
+            self.claimant.time = now;
+            self.epoch = fence::claim(&*self.store, &self.keys, &self.claimant)?;
+            self.next_index = 0;
+        }
+        Ok(self.epoch)
+    }
+
+    /// Begins a new generation whose database is `start.base`, at `data_version`.
+    ///
+    /// # Errors
+    /// [`Error`]; the old generation is then still the newest.
+    pub fn begin(
+        &mut self,
+        start: Start,
+        data_version: Option<DataVersion>,
+        now: TimeMs,
+    ) -> Result<()> {
+        let generation = self.next_generation(now)?;
+        self.close_segment(CloseReason::Shutdown, now);
+        let before = (self.generation, self.session);
+        self.generation = generation;
+        self.session = Session::new(Head { data_version, batch_seq: None, in_doubt: false });
+        let opened = self.open_segment(Some(start), now);
+        if opened.is_err() {
+            (self.generation, self.session) = before;
+        }
+        opened
+    }
+
+    /// Makes one call durable, by the version rules of [`Session`].
+    ///
+    /// # Errors
+    /// [`Error::Behind`], [`Error::Fenced`]: final. [`Error::Store`]: nothing was acknowledged; the same
+    /// call may be made again, and goes into a new segment.
+    pub fn append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, now: TimeMs) -> Result<Outcome> {
+        let mut voided = None;
+        match self.session.step(call.data_version, call.transaction) {
+            Step::Append => {}
+            Step::RewindThenAppend { void } => {
+                let rewind = Rewind { time: now, seq: void, data_version: call.data_version };
+                self.write(now, |encoder, _| encoder.control(&Record::Rewind(rewind)))?;
+                self.session.rewound();
+                voided = Some(void);
+            }
+            Step::Gap => return Ok(Outcome::Gap),
+            Step::Behind => {
+                return Err(Error::Behind {
+                    head: self.session.newest().data_version.unwrap_or_default(),
+                    database: call.data_version,
+                });
+            }
+        }
+        self.write(now, |encoder, elapsed| {
+            encoder.batch(call.data_version, call.transaction, elapsed, call.writes)
+        })?;
+        self.session.appended(call.data_version, call.transaction, self.end.0);
+        Ok(Outcome::Acknowledged { position: self.position(), voided })
+    }
+
+    /// Goes on in a store that was opened anew, after an error of the one before. It must be the same log:
+    /// everything acknowledged, and at most the one record that was not.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it is another state of the log, as a folder that lay under a mount.
+    pub fn reattach(&mut self, store: Arc<dyn Store>) -> Result<()> {
+        fence::check(&*store, &self.keys, self.epoch)?;
+        let found = LogEnd::read(&*store, &self.keys)?.position;
+        let (seq, chain) = self.end;
+        if (found.seq, found.chain) != (seq, chain) && found.seq != seq + 1 {
+            let what = format!("holds the log up to seq {}, not {seq}", found.seq);
+            return Err(Error::damaged(format!("'{}'", store.label()), what));
+        }
+        self.segment = None;
+        self.store = store;
+        Ok(())
+    }
+
+    /// Ends the segment in order. The writer can go on, in another.
+    pub fn close(&mut self, now: TimeMs) {
+        self.close_segment(CloseReason::Shutdown, now);
+    }
+
+    /// Writes one record: durable, then not fenced, then acknowledged. After an error the segment is
+    /// not touched again.
+    fn write(
+        &mut self,
+        now: TimeMs,
+        encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
+    ) -> Result<()> {
+        if self.segment.as_ref().is_some_and(|segment| segment.bytes >= SEGMENT_BYTES) {
+            self.close_segment(CloseReason::Full, now);
+        }
+        if self.segment.is_none() {
+            self.open_segment(None, now)?;
+        }
+        self.write_here(now, encode)
+    }
+
+    /// Writes one record into the open segment, which is given up where that fails.
+    fn write_here(
+        &mut self,
+        now: TimeMs,
+        encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
+    ) -> Result<()> {
+        let Some(mut segment) = self.segment.take() else { return Ok(()) };
+        segment.write(now, encode)?;
+        fence::check(&*self.store, &self.keys, self.epoch)?;
+        self.end = (segment.encoder.next_seq() - 1, segment.encoder.chain());
+        self.segment = Some(segment);
+        Ok(())
+    }
+
+    fn open_segment(&mut self, start: Option<Start>, now: TimeMs) -> Result<()> {
+        let key = self.keys.current()?;
+        let header = Header {
+            kind: ObjectKind::Segment,
+            key: key.id(),
+            store: self.keys.store(),
+            generation: self.generation,
+            epoch: self.epoch,
+            seq: self.end.0 + 1,
+            index: self.next_index,
+            prev: self.end.1,
+            nonce_prefix: Header::random_nonce_prefix()?,
+        };
+        let name = SegmentName {
+            generation: self.generation,
+            epoch: self.epoch,
+            index: self.next_index,
+            first_seq: header.seq,
+        };
+        self.next_index += 1;
+        let encoder = SegmentEncoder::new(key, &header)?;
+        let bytes = header.encode();
+        let object = self.store.create_append(&name.to_string(), &bytes)?;
+        self.segment = Some(OpenSegment { encoder, object, bytes: bytes.len() as u64, time: now });
+        let open = Box::new(Open {
+            time: now,
+            writer: self.claimant.writer.clone(),
+            session: self.claimant.token.clone(),
+            head: self.session.head(),
+            start,
+        });
+        self.write_here(now, |encoder, _| encoder.control(&Record::Open(open)))
+    }
+
+    /// Best effort: every record is durable without it.
+    fn close_segment(&mut self, reason: CloseReason, now: TimeMs) {
+        let close = Record::Close(Close { time: now, reason });
+        let written = self.write_here(now, |encoder, _| encoder.control(&close));
+        if let (Ok(()), Some(mut segment)) = (written, self.segment.take()) {
+            let _ = segment.object.finish();
+        }
+        self.segment = None;
+    }
+}
+
+impl OpenSegment {
+    fn write(
+        &mut self,
+        now: TimeMs,
+        encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
+    ) -> Result<()> {
+        let elapsed = now.saturating_sub(self.time);
+        let frame = encode(&mut self.encoder, elapsed)?;
+        self.object.append(frame).map_err(|error: StoreError| Error::Store(error))?;
+        self.bytes += frame.len() as u64;
+        self.time += elapsed;
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! End-to-end tests of the real `cln-lockstep` and `backup-cli` binaries.
+//!
+//! Nothing here links the programs under test: they are driven as lightningd
+//! and an operator drive them, over stdio and command lines.
+//!
+//! - [`sim`]: lightningd's side of the plugin protocol, with a real SQLite
+//!   database, crash points, and an account of what was acknowledged.
+//! - [`workload`]: what the node writes: generated from a seed, or recorded.
+//! - [`oracle`]: whether two databases hold the same schema and rows.
+//! - [`binaries`]: the programs under test, and directories to run them in.
+
+pub mod binaries;
+pub mod oracle;
+pub mod sim;
+pub mod step;
+pub mod testdir;
+pub mod workload;
+
+pub use step::{Batch, Step};
