@@ -7,10 +7,13 @@
 //!   database, crash points, and an account of what was acknowledged.
 //! - [`workload`]: what the node writes: generated from a seed, or recorded.
 //! - [`oracle`]: whether two databases hold the same schema and rows.
+//! - [`backed`]: a node together with its backup, as the real programs make it.
 //! - [`binaries`]: the programs under test, and directories to run them in.
 
+pub mod backed;
 pub mod binaries;
 pub mod oracle;
+pub mod real;
 pub mod sim;
 pub mod step;
 pub mod testdir;

@@ -1,0 +1,177 @@
+//! What the benches share: input, the plugin as a process, the floor, and tables.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lockstep_tests::Batch;
+use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
+
+/// The calls to measure with: the recorded node where it is there, else a generated one. At most `limit`.
+pub fn calls(limit: usize) -> (String, Vec<Batch>) {
+    if let Some(traces) = Traces::locate_or_say("bench") {
+        let calls = traces.read(Trace::Node).expect("the trace opens").take(limit);
+        let calls: Vec<Batch> = calls.map(|call| call.expect("the trace reads")).collect();
+        return (format!("recorded node, {} calls", calls.len()), calls);
+    }
+    let mut version = 0;
+    let mut workload = Workload::new(WorkloadConfig::seeded(7));
+    let calls: Vec<Batch> = (0..limit)
+        .map_while(|_| workload.next())
+        .map(|step| {
+            let mut writes = step.statements().to_vec();
+            if !step.is_pragma() {
+                writes.push(lockstep_tests::step::version_bump(version));
+                version += 1;
+            }
+            Batch { data_version: version as u32, writes }
+        })
+        .collect();
+    (format!("generated node, {} calls", calls.len()), calls)
+}
+
+/// Bytes of SQL in a call.
+pub fn sql_bytes(call: &Batch) -> usize {
+    call.writes.iter().map(String::len).sum()
+}
+
+/// A `db_write` as lightningd sends it.
+pub fn message(index: usize, call: &Batch) -> Vec<u8> {
+    let params = serde_json::to_string(call).expect("a batch is JSON");
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":\"cln:db_write#{index}\",\"method\":\"db_write\",\"params\":{params}}}\n\n")
+        .into_bytes()
+}
+
+/// The real plugin, as lightningd runs it.
+pub struct Plugin {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    buffer: Vec<u8>,
+}
+
+impl Plugin {
+    /// Starts it in a network directory and takes its manifest.
+    pub fn start(binary: &Path, directory: &Path) -> io::Result<Self> {
+        let mut child = Command::new(binary)
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = child.stdin.take().ok_or_else(|| io::Error::other("no stdin"))?;
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
+        let mut plugin = Self { child, stdin, stdout: BufReader::new(stdout), buffer: Vec::new() };
+        plugin.call(
+            b"{\"jsonrpc\":\"2.0\",\"id\":\"m\",\"method\":\"getmanifest\",\"params\":{}}\n\n",
+        )?;
+        Ok(plugin)
+    }
+
+    /// Sends a message and waits for its answer, skipping log lines.
+    pub fn call(&mut self, message: &[u8]) -> io::Result<()> {
+        self.stdin.write_all(message)?;
+        loop {
+            let answer = self.message()?;
+            if !answer.contains("\"method\":\"log\"") {
+                return if answer.contains("\"error\"") || answer.contains("\"disable\"") {
+                    Err(io::Error::other(answer))
+                } else {
+                    Ok(())
+                };
+            }
+        }
+    }
+
+    fn message(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let message: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                return String::from_utf8(message).map_err(io::Error::other);
+            }
+            let mut piece = [0; 4096];
+            match self.stdout.read(&mut piece)? {
+                0 => return Err(io::Error::other("the plugin ended")),
+                read => self.buffer.extend_from_slice(&piece[..read]),
+            }
+        }
+    }
+
+    /// Resident memory in KiB, from the kernel's account.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        status
+            .ok()
+            .and_then(|status| {
+                let line = status.lines().find(|line| line.starts_with("VmRSS:"))?.to_owned();
+                line.split_whitespace().nth(1)?.parse().ok()
+            })
+            .unwrap_or(0)
+    }
+
+    /// Processor time that the process has used so far, all threads; from `/proc/PID/schedstat`, whose
+    /// unit is nanoseconds.
+    pub fn cpu(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let nanos = tasks.into_iter().flatten().flatten().filter_map(|task| {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        });
+        Duration::from_nanos(nanos.sum())
+    }
+
+    /// Closes the pipe and waits.
+    pub fn stop(self) {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        let _ = child.wait();
+    }
+}
+
+/// The floor: one file on the same file system, written over zeros, `fdatasync` after each write.
+pub struct Raw {
+    file: File,
+    at: u64,
+    bytes: Vec<u8>,
+}
+
+impl Raw {
+    /// Prepares a file of `size` zero bytes.
+    pub fn new(path: &Path, size: usize) -> io::Result<Self> {
+        let file = File::create(path)?;
+        let zeros = vec![0; 1 << 20];
+        for at in (0..size).step_by(zeros.len()) {
+            file.write_all_at(&zeros, at as u64)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20] })
+    }
+
+    /// Writes `len` bytes and makes them durable.
+    pub fn write(&mut self, len: usize) -> io::Result<Duration> {
+        let began = Instant::now();
+        self.file.write_all_at(&self.bytes[..len.min(self.bytes.len())], self.at)?;
+        self.file.sync_data()?;
+        self.at += len as u64;
+        Ok(began.elapsed())
+    }
+}
+
+/// The value below which a share `p` (0 to 1) of `times` lies, in microseconds.
+pub fn percentile(times: &mut [Duration], p: f64) -> f64 {
+    times.sort_unstable();
+    let index = ((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1));
+    times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
+/// The release binaries, built if need be.
+pub fn release_binary(name: &str) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["build", "--release", "-q", "-p", name]).status();
+    assert!(built.is_ok_and(|status| status.success()), "cargo build of {name} failed");
+    let bench = std::env::current_exe().expect("a running program has a path");
+    let release = bench.ancestors().nth(2).expect("target/release/deps/bench");
+    release.join(name)
+}

@@ -1,0 +1,180 @@
+//! A node whose backup is real: made by `backup-cli init`, written by `cln-lockstep`, read by
+//! `backup-cli restore`.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::binaries::{self, Cli, Output};
+use crate::oracle;
+use crate::sim::{Node, NodeConfig, Standing};
+use crate::testdir::TestDir;
+use crate::workload::Workload;
+
+/// Set to `1`, tests take the numbers that a release is judged by, and hours less than a day.
+const LONG_VARIABLE: &str = "LOCKSTEP_LONG";
+
+/// One of two numbers: that of every day, or with `LOCKSTEP_LONG=1` the long one.
+pub fn ci_or_long<T>(ci: T, long: T) -> T {
+    if std::env::var_os(LONG_VARIABLE).is_some_and(|value| value == "1") { long } else { ci }
+}
+
+/// A directory with a node in it and a folder beside it that holds the node's backup.
+#[derive(Debug)]
+pub struct Backed {
+    dir: TestDir,
+    restores: Cell<u32>,
+}
+
+impl Backed {
+    /// A node with an `hsm_secret` and without a backup.
+    pub fn without_backup() -> Self {
+        let dir = TestDir::new();
+        dir.write_hsm_secret(1);
+        Self { dir, restores: Cell::new(0) }
+    }
+
+    /// A node that has never been started, with an empty backup.
+    #[track_caller]
+    pub fn fresh() -> Self {
+        let backed = Self::without_backup();
+        backed.init().run().expect_success();
+        backed
+    }
+
+    /// `backup-cli init` for this node, with its backup in [`Backed::store`].
+    pub fn init(&self) -> Cli {
+        Cli::new(["init", "--lightning-dir"]).arg(self.network_dir()).arg(self.url())
+    }
+
+    /// The directory that all of it is in.
+    pub fn dir(&self) -> &TestDir {
+        &self.dir
+    }
+
+    /// The node's own directory.
+    pub fn network_dir(&self) -> PathBuf {
+        self.dir.network_dir()
+    }
+
+    /// A file in the node's own directory.
+    pub fn network_file(&self, name: &str) -> PathBuf {
+        self.network_dir().join(name)
+    }
+
+    /// The folder of the backup.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path("store")
+    }
+
+    /// The URL of the backup.
+    pub fn url(&self) -> String {
+        self.dir.file_url("store")
+    }
+
+    /// The node, with the plugin under test.
+    pub fn config(&self) -> NodeConfig {
+        NodeConfig::new(binaries::plugin(), self.network_dir())
+    }
+
+    /// The node, started.
+    #[track_caller]
+    pub fn launch(&self) -> Node {
+        Node::launch(self.config()).expect("the node starts")
+    }
+
+    /// The node, started, migrated and past `init`.
+    #[track_caller]
+    pub fn running(&self, workload: &mut Workload) -> Node {
+        let mut node = self.launch();
+        for _ in 0..workload.migrations_left() {
+            let step = workload.next().expect("a workload is endless");
+            node.write(&step).expect("a write").expect_committed();
+        }
+        node.init().expect("init is answered");
+        node
+    }
+
+    /// Writes so many steps of a workload, each committed.
+    #[track_caller]
+    pub fn write(node: &mut Node, workload: &mut Workload, steps: usize) {
+        for step in workload.take(steps) {
+            node.write(&step).expect("a write").expect_committed();
+        }
+    }
+
+    /// `backup-cli restore` of this backup with `backup.key`; the node that writes it goes on.
+    pub fn restore(&self, dest: &Path) -> Cli {
+        self.restore_of(&self.url(), dest)
+    }
+
+    /// As [`Backed::restore`], from another place, such as a copy of the folder.
+    pub fn restore_of(&self, url: &str, dest: &Path) -> Cli {
+        Cli::new(["restore", "--no-claim", url])
+            .arg(dest)
+            .arg("--key-file")
+            .arg(self.network_file("backup.key"))
+    }
+
+    /// Another name for a restored database.
+    pub fn new_dest(&self) -> PathBuf {
+        let number = self.restores.replace(self.restores.get() + 1);
+        self.dir.path(format!("restored-{number}.sqlite3"))
+    }
+
+    /// The database that the backup holds now.
+    #[track_caller]
+    pub fn restored(&self) -> PathBuf {
+        let dest = self.new_dest();
+        self.restore(&dest).run().expect_success();
+        dest
+    }
+
+    /// Restores and judges: every acknowledged batch is there, nothing else.
+    #[track_caller]
+    pub fn check(&self, node: &Node) -> Standing {
+        let restored = self.restored();
+        let standing = match node.check_restored(&restored) {
+            Ok(standing) => standing,
+            Err(error) => panic!("{error}"),
+        };
+        fs::remove_file(restored).expect("remove what was restored");
+        standing
+    }
+
+    /// Restores and compares with a database that no node has open.
+    #[track_caller]
+    pub fn check_same_as(&self, database: &Path) {
+        let restored = self.restored();
+        oracle::assert_same(database, &restored);
+    }
+
+    /// Runs `backup-cli` with a verb and this node's directory.
+    pub fn cli(&self, verb: &str) -> Output {
+        let directory = self.network_dir();
+        binaries::backup_cli([
+            OsStr::new(verb),
+            OsStr::new("--lightning-dir"),
+            directory.as_os_str(),
+        ])
+    }
+}
+
+/// Every file under a folder, by its name relative to it, sorted.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).expect("list a folder") {
+            let path = entry.expect("list a folder").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path.strip_prefix(folder).expect("it is below").to_owned());
+            }
+        }
+    }
+    files.sort();
+    files
+}

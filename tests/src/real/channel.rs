@@ -1,0 +1,159 @@
+//! Two nodes, channels between them, and what goes on there.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+use super::bitcoind::Bitcoind;
+use super::daemons::Daemons;
+use super::lightningd::{Caller, Node, NodeOptions, text};
+use super::wait::wait_for;
+
+/// What shows in a log that a channel was lost, or that a node came back with an old state.
+const LOSSES: [&str; 7] = [
+    "Peer permanent failure",
+    "AWAITING_UNILATERAL",
+    "FUNDING_SPEND_SEEN",
+    "bad reestablish",
+    "data_loss",
+    "fell behind",
+    "Cannot broadcast our commitment tx",
+];
+const CHANNEL_SAT: u64 = 10_000_000;
+
+/// The node under backup, its peer, and the chain.
+pub struct Pair {
+    /// The chain.
+    pub bitcoind: Bitcoind,
+    /// The peer, without plugin.
+    pub peer: Node,
+    daemons: Daemons,
+    directory: PathBuf,
+}
+
+impl Pair {
+    /// Starts the chain and the peer in `directory`.
+    pub fn start(daemons: &Daemons, directory: &Path) -> Self {
+        let bitcoind = Bitcoind::start(daemons, &directory.join("bitcoin"));
+        let peer = NodeOptions::new(daemons, &bitcoind, directory.join("peer")).plugin(false);
+        let peer = lean(peer).start();
+        let (daemons, directory) = (daemons.clone(), directory.to_owned());
+        Self { bitcoind, peer, daemons, directory }
+    }
+
+    /// A node of the pair, not started.
+    pub fn node(&self, name: &str) -> NodeOptions {
+        lean(NodeOptions::new(&self.daemons, &self.bitcoind, self.directory.join(name)))
+    }
+
+    /// Gives the node coins, opens a channel and balances it.
+    pub fn open_channel(&self, node: &Node) {
+        self.fund(node);
+        node.connect(&self.peer);
+        self.open_another(node);
+        self.confirm_channels(node, 1);
+    }
+
+    /// Gives the node coins.
+    pub fn fund(&self, node: &Node) {
+        let answer = node.call("newaddr", &[]);
+        let address = answer["bech32"].as_str().or(answer["p2tr"].as_str()).expect("an address");
+        self.bitcoind.send(address, "2");
+        self.bitcoind.generate(1);
+        node.wait_for_height(self.bitcoind.height());
+        wait_for("coins", || {
+            let funds = node.try_call("listfunds", &[]).ok()?;
+            let confirmed = |output: &Value| output["status"] == "confirmed";
+            funds["outputs"].as_array()?.iter().any(confirmed).then_some(())
+        });
+    }
+
+    /// Opens a channel that needs blocks yet; half of it is the peer's.
+    pub fn open_another(&self, node: &Node) {
+        let params = [
+            ("id", json!(self.peer.id())),
+            ("amount", json!(CHANNEL_SAT)),
+            ("push_msat", json!(CHANNEL_SAT * 500)),
+            ("feerate", json!("1000perkw")),
+        ];
+        self.peer.wait_for_height(self.bitcoind.height());
+        node.call("fundchannel", &params);
+    }
+
+    /// Mines until this many channels work.
+    pub fn confirm_channels(&self, node: &Node, count: usize) {
+        self.bitcoind.confirm(6);
+        self.wait_for_channels(node, count);
+    }
+
+    /// Waits until both nodes see this many channels working and connected.
+    #[track_caller]
+    pub fn wait_for_channels(&self, node: &Node, count: usize) {
+        for (node, words) in [(node, "channels of the node"), (&self.peer, "channels of the peer")] {
+            wait_for(words, || (working(&node.caller()) >= count).then_some(()));
+        }
+    }
+
+    /// Nothing says that a channel was closed by force or a state was old.
+    #[track_caller]
+    pub fn assert_nothing_lost(&self, node: &NodeOptions) {
+        for (who, log) in [("the node", node.log()), ("the peer", self.peer.log())] {
+            let lost = log.lines().find(|line| LOSSES.iter().any(|loss| line.contains(loss)));
+            assert_eq!(lost, None, "in the log of {who}");
+        }
+    }
+}
+
+/// Without the plugins that no test here needs: each start takes a second less.
+fn lean(options: NodeOptions) -> NodeOptions {
+    let unneeded =
+        ["autoclean", "cln-renepay", "commando", "exposesecret", "recklessrpc", "txprepare", "sql"];
+    unneeded.iter().fold(options, |options, name| options.arg(format!("--disable-plugin={name}")))
+}
+
+/// How many channels work and are connected.
+pub fn working(node: &Caller) -> usize {
+    let Ok(answer) = node.call("listpeerchannels", &[]) else { return 0 };
+    let Some(channels) = answer["channels"].as_array() else { return 0 };
+    let works = |channel: &&Value| {
+        channel["state"] == "CHANNELD_NORMAL" && channel["peer_connected"] == true
+    };
+    channels.iter().filter(works).count()
+}
+
+/// The ids of the channels that work, oldest first.
+pub fn channel_ids(node: &Node) -> Vec<String> {
+    let answer = node.call("listpeerchannels", &[]);
+    let channels = answer["channels"].as_array().expect("channels");
+    let works = |channel: &&Value| channel["state"] == "CHANNELD_NORMAL";
+    channels.iter().filter(works).map(|channel| text(channel, "channel_id")).collect()
+}
+
+/// A label that nothing has had yet, of whatever breaks naive quoting.
+pub fn hostile_label(rng: &mut Rng) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    const PIECES: [&str; 12] = [
+        "'", "''; DROP TABLE vars; --", "\"", "\n", "\\", "\u{1f4a5}\u{fe0f}", "\u{202e}", "%s?1",
+        "\t\r\n", "x'00'", "\u{10ffff}", "/* ",
+    ];
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let pieces = (0..rng.usize(1..5)).map(|_| PIECES[rng.usize(..PIECES.len())]);
+    format!("{number} {}", pieces.collect::<String>())
+}
+
+/// Has `to` make an invoice with a hostile label, and `from` pay it.
+pub fn pay(from: &Caller, to: &Caller, rng: &mut Rng) -> Result<(), String> {
+    let invoice = to.call(
+        "invoice",
+        &[
+            ("amount_msat", json!(rng.u64(1_000..2_000_000))),
+            ("label", json!(hostile_label(rng))),
+            ("description", json!(hostile_label(rng))),
+        ],
+    )?;
+    let bolt11 = invoice["bolt11"].as_str().ok_or("no bolt11")?;
+    let paid = from.call("pay", &[("bolt11", json!(bolt11)), ("retry_for", json!(20))])?;
+    if paid["status"] == "complete" { Ok(()) } else { Err(paid.to_string()) }
+}
