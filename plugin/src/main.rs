@@ -36,12 +36,15 @@ use crate::wire::{Input, Level, Message, Next, Output};
 /// Name and version, as they are written into logs and claims.
 pub const PROGRAM: &str = concat!("cln-lockstep/", env!("CARGO_PKG_VERSION"));
 
+/// The one argument that lightningd gives to plugins: where it was given it itself.
+const DEVELOPER: &str = "--developer";
+
 /// lightningd gives plugins 30 s after `shutdown`, and other plugins may still cause writes. This
 /// one ends when none has come for this long.
 const QUIET_AFTER_SHUTDOWN_MS: u64 = 1000;
 
 fn main() -> ExitCode {
-    if let Some(argument) = std::env::args().nth(1) {
+    if let Some(argument) = std::env::args().skip(1).find(|argument| argument != DEVELOPER) {
         return explain(&argument);
     }
     let output = Arc::new(Output::default());
@@ -54,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// lightningd starts plugins without arguments: a person gave these.
+/// Any other argument is a person's.
 fn explain(argument: &str) -> ExitCode {
     match argument {
         "--version" | "-V" => {

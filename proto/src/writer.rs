@@ -114,6 +114,7 @@ pub struct Writer {
     epoch: u32,
     generation: u32,
     next_index: u32,
+    segment_bytes: u64,
     session: Session,
     /// Seq and chain hash of the newest record that was acknowledged.
     end: (u64, Chain),
@@ -166,10 +167,16 @@ impl Writer {
             epoch,
             generation: 0,
             next_index: 0,
+            segment_bytes: SEGMENT_BYTES,
             session: Session::new(Head::default()),
             end: (0, Chain::default()),
             segment: None,
         }
+    }
+
+    /// Ends segments at another size than [`SEGMENT_BYTES`].
+    pub fn set_segment_bytes(&mut self, bytes: u64) {
+        self.segment_bytes = bytes;
     }
 
     /// The epoch of this writer.
@@ -295,7 +302,7 @@ impl Writer {
         now: TimeMs,
         encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
     ) -> Result<()> {
-        if self.segment.as_ref().is_some_and(|segment| segment.bytes >= SEGMENT_BYTES) {
+        if self.segment.as_ref().is_some_and(|segment| segment.bytes >= self.segment_bytes) {
             self.close_segment(CloseReason::Full, now);
         }
         if self.segment.is_none() {

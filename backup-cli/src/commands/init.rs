@@ -110,14 +110,21 @@ fn find_node(args: &InitArgs) -> Result<LightningDir> {
 }
 
 fn refuse_taken(node: &LightningDir) -> Result<()> {
-    LockFile::read(node.path())?;
-    for path in [node.lock_file(), node.key_file()] {
-        if path.exists() {
-            return Err(Failure::new(
-                format!("'{}' exists: this node has a backup already", path.display()),
-                "'backup-cli status' shows it; nothing was changed.",
-            ));
-        }
+    if LockFile::read(node.path())?.is_some() {
+        return Err(Failure::new(
+            format!("'{}' exists: this node has a backup already", node.lock_file().display()),
+            "'backup-cli status' shows it; nothing was changed.",
+        ));
+    }
+    if node.key_file().exists() {
+        return Err(Failure::new(
+            format!(
+                "'{}' exists, but no backup.lock: an 'init' was interrupted, or the lock file was lost",
+                node.key_file().display()
+            ),
+            "if this node never had a backup, remove that file and the folder that 'init' was making (it \
+             has no lockstep.json); else bring backup.lock back. Nothing was changed.",
+        ));
     }
     Ok(())
 }

@@ -245,9 +245,9 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Takes the bytes of a shape; `None` where they are not UTF-8.
+    /// Takes the bytes of a shape; `None` where they are not UTF-8, or hold a NUL.
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?.to_owned();
+        let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))?.to_owned();
         let markers =
             bytes.iter().copied().filter(|byte| (INTEGER..=LAST_MARKER).contains(byte)).collect();
         Some(Self { text, markers })

@@ -123,7 +123,14 @@ fn authorize(context: &AuthContext<'_>, own: &AtomicBool) -> Authorization {
         | AuthAction::DropVtable { .. }
         | AuthAction::Unknown { .. } => Authorization::Deny,
         AuthAction::Pragma { pragma_name, .. } => {
-            let known = ["foreign_keys", "defer_foreign_keys", "legacy_alter_table"];
+            // The checks SQLite itself makes where a column is added to a STRICT table or one with CHECK.
+            let known = [
+                "foreign_keys",
+                "defer_foreign_keys",
+                "legacy_alter_table",
+                "quick_check",
+                "integrity_check",
+            ];
             if known.iter().any(|name| pragma_name.eq_ignore_ascii_case(name)) {
                 Authorization::Allow
             } else {
@@ -251,4 +258,71 @@ pub fn sqlite_error(place: String, error: &rusqlite::Error) -> Error {
         other => other.to_string(),
     };
     Error::Database { place, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replay(statements: &[&str]) -> Result<()> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (db, guard) = open(&folder.path().join("restored"))?;
+        let batch = CommittedBatch {
+            seq: 9,
+            data_version: DataVersion(1),
+            transaction: true,
+            time: 0,
+            session: 1,
+            statements: statements.iter().map(|sql| OwnedStatement::Text((*sql).into())).collect(),
+        };
+        let mut replay = Replay::new(&db, &guard);
+        replay.apply(&batch)?;
+        replay.finish()
+    }
+
+    #[test]
+    fn a_column_may_be_added_to_strict_and_checked_tables() {
+        replay(&["CREATE TABLE t (a INTEGER) STRICT", "ALTER TABLE t ADD COLUMN b INTEGER"])
+            .unwrap();
+        replay(&["CREATE TABLE u (a)", "ALTER TABLE u ADD COLUMN b CHECK (b > 0)"]).unwrap();
+    }
+
+    #[test]
+    fn statements_reach_no_further_than_their_database() {
+        for sql in [
+            "ATTACH '/tmp/other' AS other",
+            "VACUUM INTO '/tmp/other'",
+            "SELECT load_extension('evil')",
+            "PRAGMA writable_schema = ON",
+            "PRAGMA journal_mode = WAL",
+            "COMMIT",
+            "SAVEPOINT s",
+            "CREATE VIRTUAL TABLE v USING fts5(a)",
+        ] {
+            let error = replay(&["CREATE TABLE t (a)", sql]).expect_err(sql).to_string();
+            assert!(error.starts_with("batch seq 9: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_session_begins_with_its_own_settings() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (db, guard) = open(&folder.path().join("restored")).unwrap();
+        let mut replay = Replay::new(&db, &guard);
+        let mut settings = CommittedBatch {
+            seq: 1,
+            data_version: DataVersion(1),
+            transaction: false,
+            time: 0,
+            session: 1,
+            statements: vec![OwnedStatement::Text("PRAGMA foreign_keys = OFF".into())],
+        };
+        let on = || db.query_row("PRAGMA foreign_keys", [], |row| row.get::<_, bool>(0)).unwrap();
+        replay.apply(&settings).unwrap();
+        assert!(!on());
+        (settings.session, settings.transaction) = (2, true);
+        settings.statements = vec![OwnedStatement::Text("CREATE TABLE t (a)".into())];
+        replay.apply(&settings).unwrap();
+        assert!(on());
+    }
 }

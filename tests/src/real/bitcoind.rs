@@ -63,7 +63,11 @@ impl Bitcoind {
 
     fn credentials(&self, prefix: &str) -> [String; 3] {
         let port = self.port;
-        [format!("{prefix}user={USER}"), format!("{prefix}password={USER}"), format!("{prefix}port={port}")]
+        [
+            format!("{prefix}user={USER}"),
+            format!("{prefix}password={USER}"),
+            format!("{prefix}port={port}"),
+        ]
     }
 
     /// What lightningd needs to find it.

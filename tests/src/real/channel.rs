@@ -15,11 +15,11 @@ use super::wait::wait_for;
 const LOSSES: [&str; 7] = [
     "Peer permanent failure",
     "AWAITING_UNILATERAL",
-    "FUNDING_SPEND_SEEN",
+    "racking our own unilateral",
+    "racking their unilateral",
     "bad reestablish",
-    "data_loss",
-    "fell behind",
-    "Cannot broadcast our commitment tx",
+    "They have future commitment",
+    "Not dropping our unilateral",
 ];
 const CHANNEL_SAT: u64 = 10_000_000;
 
@@ -91,7 +91,8 @@ impl Pair {
     /// Waits until both nodes see this many channels working and connected.
     #[track_caller]
     pub fn wait_for_channels(&self, node: &Node, count: usize) {
-        for (node, words) in [(node, "channels of the node"), (&self.peer, "channels of the peer")] {
+        for (node, words) in [(node, "channels of the node"), (&self.peer, "channels of the peer")]
+        {
             wait_for(words, || (working(&node.caller()) >= count).then_some(()));
         }
     }
@@ -135,8 +136,18 @@ pub fn channel_ids(node: &Node) -> Vec<String> {
 pub fn hostile_label(rng: &mut Rng) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     const PIECES: [&str; 12] = [
-        "'", "''; DROP TABLE vars; --", "\"", "\n", "\\", "\u{1f4a5}\u{fe0f}", "\u{202e}", "%s?1",
-        "\t\r\n", "x'00'", "\u{10ffff}", "/* ",
+        "'",
+        "''; DROP TABLE vars; --",
+        "\"",
+        "\n",
+        "\\",
+        "\u{1f4a5}\u{fe0f}",
+        "\u{202e}",
+        "%s?1",
+        "\t\r\n",
+        "x'00'",
+        "\u{10ffff}",
+        "/* ",
     ];
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let pieces = (0..rng.usize(1..5)).map(|_| PIECES[rng.usize(..PIECES.len())]);

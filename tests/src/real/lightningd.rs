@@ -21,6 +21,7 @@ pub struct NodeOptions {
     port: u16,
     bitcoin: Vec<String>,
     plugin: bool,
+    developer: bool,
     extra: Vec<String>,
 }
 
@@ -33,6 +34,7 @@ impl NodeOptions {
             port: free_port(),
             bitcoin: bitcoind.lightningd_args(),
             plugin: true,
+            developer: true,
             extra: Vec::new(),
         }
     }
@@ -40,6 +42,13 @@ impl NodeOptions {
     /// With or without the plugin under test.
     pub fn plugin(mut self, plugin: bool) -> Self {
         self.plugin = plugin;
+        self
+    }
+
+    /// As people run it. A developer's node, which it is otherwise, looks for blocks each second, and
+    /// makes its tables `STRICT`.
+    pub fn production(mut self) -> Self {
+        self.developer = false;
         self
     }
 
@@ -86,13 +95,16 @@ impl NodeOptions {
     fn command(&self) -> Command {
         let mut command = Command::new(&self.daemons.lightningd);
         command
-            .args(["--network=regtest", "--log-level=debug", "--disable-dns", "--developer"])
-            .args(["--dev-fast-gossip", "--dev-bitcoind-poll=1", "--dev-fast-reconnect"])
+            .args(["--network=regtest", "--log-level=debug", "--disable-dns"])
             .arg(format!("--lightning-dir={}", self.base.display()))
             .arg(format!("--log-file={}", self.log_file().display()))
             .arg(format!("--addr=127.0.0.1:{}", self.port))
             .args(&self.bitcoin)
             .args(&self.extra);
+        if self.developer {
+            command.args(["--developer", "--dev-fast-gossip", "--dev-bitcoind-poll=1"]);
+            command.arg("--dev-fast-reconnect");
+        }
         if self.plugin {
             command.arg(format!("--important-plugin={}", binaries::plugin().display()));
         }

@@ -10,6 +10,7 @@
 //! - [`channel`]: two nodes and what goes on between them.
 //! - [`backup`]: `backup-cli` for such a node, and comparing what it gives back.
 //! - [`mount`]: destinations that fill up, hang and go away.
+//! - [`recorder`]: a second plugin, which notes the call that is open.
 //! - [`wait`]: waiting, never for ever.
 
 pub mod backup;
@@ -19,6 +20,7 @@ pub mod daemons;
 pub mod lightningd;
 pub mod mount;
 pub mod process;
+pub mod recorder;
 pub mod wait;
 
 pub use backup::Backup;

@@ -14,7 +14,7 @@ fn a_fresh_node_is_backed_up_from_its_first_transaction_and_current_at_each_star
     let Some(daemons) = Daemons::or_skip() else { return };
     let dir = TestDir::new();
     let bitcoind = Bitcoind::start(&daemons, &dir.path("bitcoin"));
-    let options = NodeOptions::new(&daemons, &bitcoind, dir.path("node"));
+    let options = NodeOptions::new(&daemons, &bitcoind, dir.path("node")).production();
     let backup = Backup::init(&options, dir.file_url("store"));
 
     let mut node = options.start();

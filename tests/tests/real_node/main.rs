@@ -3,3 +3,4 @@
 //! in one line and passes. `LOCKSTEP_LONG=1` runs the long forms.
 
 mod fresh;
+mod money;

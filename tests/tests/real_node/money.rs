@@ -1,0 +1,269 @@
+//! A node with a channel dies at random moments and comes back from its backup, again and again, and
+//! goes on paying over the same channel.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use lockstep_tests::real::backup::{Found, WALLET, compare_with_dead};
+use lockstep_tests::real::channel::{Pair, channel_ids, pay, working};
+use lockstep_tests::real::daemons::say;
+use lockstep_tests::real::lightningd::Caller;
+use lockstep_tests::real::wait::wait_for;
+use lockstep_tests::real::{Backup, Daemons, Node, NodeOptions, long, recorder};
+use lockstep_tests::testdir::TestDir;
+use serde_json::json;
+
+/// Repeats a run: `LOCKSTEP_SEED=…`.
+const SEED_VARIABLE: &str = "LOCKSTEP_SEED";
+
+#[test]
+fn record_for_lightningd() -> std::io::Result<()> {
+    recorder::run()
+}
+
+#[test]
+fn a_node_that_dies_at_any_moment_goes_on_from_its_backup_over_the_same_channel() {
+    let Some(daemons) = Daemons::or_skip() else { return };
+    let (rounds, payments) = if long() { (50, 500) } else { (3, 0) };
+    let seed = std::env::var(SEED_VARIABLE).ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut campaign = Campaign::start(&daemons, Rng::with_seed(seed));
+    let mut round = 0;
+    while round < rounds || campaign.tally.paid_less_than(payments) {
+        campaign.round(round);
+        round += 1;
+        if long() {
+            say(&format!("money, seed {seed}: {}", campaign.tally));
+        }
+    }
+    campaign.end();
+    say(&format!("money, seed {seed}: {}", campaign.tally));
+}
+
+/// How it went.
+#[derive(Default)]
+struct Tally {
+    rounds: u32,
+    plugin_killed: u32,
+    both_killed: u32,
+    same: u32,
+    in_flight: u32,
+    in_flight_unknown: u32,
+    sent: AtomicU64,
+    received: AtomicU64,
+    blocks: u32,
+    opened: u32,
+    closed: u32,
+    spliced: u32,
+    restore_s_max: f64,
+}
+
+impl Tally {
+    fn paid_less_than(&self, payments: u64) -> bool {
+        self.sent.load(Ordering::Relaxed).min(self.received.load(Ordering::Relaxed)) < payments
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} kills ({} of the plugin, {} of both); restored: {} the same, {} with the batch in flight, \
+             {} with one that nobody noted; {} paid, {} received; {} opened, {} closed, {} spliced, {} \
+             blocks; longest restore {:.1} s",
+            self.rounds,
+            self.plugin_killed,
+            self.both_killed,
+            self.same,
+            self.in_flight,
+            self.in_flight_unknown,
+            self.sent.load(Ordering::Relaxed),
+            self.received.load(Ordering::Relaxed),
+            self.opened,
+            self.closed,
+            self.spliced,
+            self.blocks,
+            self.restore_s_max,
+        )
+    }
+}
+
+struct Campaign {
+    dir: TestDir,
+    pair: Pair,
+    backup: Backup,
+    /// What is kept of the node besides its backup.
+    secret: PathBuf,
+    id: String,
+    node: Option<Node>,
+    lives: u32,
+    rng: Rng,
+    tally: Tally,
+}
+
+impl Campaign {
+    fn start(daemons: &Daemons, rng: Rng) -> Self {
+        let dir = TestDir::new();
+        let pair = Pair::start(daemons, &dir.path("net"));
+        let script = recorder::script(&dir.path("recorder.sh"), "money");
+        let options = pair.node("life-0").arg(format!("--plugin={}", script.display()));
+        let backup = Backup::init(&options, dir.file_url("store"));
+        // The tables of production.
+        let node = options.clone().production().start();
+        let id = node.id();
+        wait_for("the node slot", || {
+            let status = node.backup_status();
+            status["slots"].as_array()?.contains(&json!("node")).then_some(())
+        });
+        node.stop();
+        let node = options.start();
+        let secret = dir.path("secret");
+        fs::copy(node.network_dir().join("hsm_secret"), &secret).unwrap();
+        pair.open_channel(&node);
+        let tally = Tally::default();
+        Self { dir, pair, backup, secret, id, node: Some(node), lives: 0, rng, tally }
+    }
+
+    /// Traffic, death, restore, comparison, and the next life.
+    fn round(&mut self, round: u32) {
+        let node = self.node.take().unwrap();
+        let dead = self.die_in_traffic(node, round);
+        let batch = recorder::last_call(&dead.network_dir());
+
+        self.lives += 1;
+        let name = format!("net/life-{}", self.lives);
+        let next = dead.clone().moved_to(self.dir.path(name));
+        let began = Instant::now();
+        self.backup.restore_node(&next, &self.secret);
+        self.tally.restore_s_max = self.tally.restore_s_max.max(began.elapsed().as_secs_f64());
+        let (had, got) = (dead.network_dir().join(WALLET), next.network_dir().join(WALLET));
+        match compare_with_dead(&had, &got, &self.dir.path("scratch"), batch.as_ref()) {
+            Found::Same => self.tally.same += 1,
+            Found::InFlight => self.tally.in_flight += 1,
+            Found::InFlightUnknown => self.tally.in_flight_unknown += 1,
+        }
+        self.pair.assert_nothing_lost(&dead);
+        self.tally.rounds += 1;
+        fs::remove_dir_all(dead.base()).unwrap();
+        self.node = Some(self.come_back(next));
+    }
+
+    /// Starts what was restored: the same node, the same channel, and money goes both ways.
+    fn come_back(&mut self, options: NodeOptions) -> Node {
+        let node = options.start();
+        assert_eq!(node.id(), self.id);
+        node.connect(&self.pair.peer);
+        self.pair.wait_for_channels(&node, 1);
+        let (ours, theirs) = (node.caller(), self.pair.peer.caller());
+        for (from, to, count) in
+            [(&ours, &theirs, &self.tally.sent), (&theirs, &ours, &self.tally.received)]
+        {
+            let rng = &mut self.rng;
+            // A payment right after the connection may find the channel not usable yet.
+            wait_for("a payment after the restore", || pay(from, to, rng).ok());
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.pair.assert_nothing_lost(node.options());
+        node
+    }
+
+    /// Payments go both ways, and channels come and go, until the node is killed.
+    fn die_in_traffic(&mut self, node: Node, round: u32) -> NodeOptions {
+        let (ours, theirs) = (node.caller(), self.pair.peer.caller());
+        let dead = AtomicBool::new(false);
+        let (sent, received) = (&self.tally.sent, &self.tally.received);
+        let (to_seed, from_seed) = (self.rng.u64(..), self.rng.u64(..));
+        let patience = Duration::from_millis(self.rng.u64(200..2_500));
+        let (pair, dead) = (&self.pair, &dead);
+        let mut changes = Changes::default();
+        let (how, options) = thread::scope(|scope| {
+            scope.spawn(|| keep_paying(&ours, &theirs, dead, sent, to_seed));
+            scope.spawn(|| keep_paying(&theirs, &ours, dead, received, from_seed));
+            let began = Instant::now();
+            change_channels(pair, &node, round, &mut changes);
+            thread::sleep(patience.saturating_sub(began.elapsed()));
+            let how = self.rng.u8(..10);
+            let options = match how {
+                0 | 1 => node.kill_plugin(),
+                2 | 3 => kill_both(node),
+                _ => node.kill(),
+            };
+            dead.store(true, Ordering::Relaxed);
+            (how, options)
+        });
+        self.tally.plugin_killed += u32::from(how < 2);
+        self.tally.both_killed += u32::from((2..4).contains(&how));
+        self.tally.blocks += changes.blocks;
+        self.tally.opened += changes.opened;
+        self.tally.closed += changes.closed;
+        self.tally.spliced += changes.spliced;
+        options
+    }
+
+    /// After the last life everything that is stored is still proved, and a clean stop is one.
+    fn end(&mut self) {
+        let node = self.node.take().unwrap();
+        self.pair.assert_nothing_lost(node.options());
+        let options = node.stop();
+        self.backup.verify(&options);
+    }
+}
+
+/// As a power cut, which takes both at once.
+fn kill_both(node: Node) -> NodeOptions {
+    let plugin = node.plugin_pid().expect("the plugin runs");
+    lockstep_tests::real::process::signal(plugin, "KILL");
+    node.kill()
+}
+
+fn keep_paying(from: &Caller, to: &Caller, dead: &AtomicBool, count: &AtomicU64, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    while !dead.load(Ordering::Relaxed) {
+        match pay(from, to, &mut rng) {
+            Ok(()) => drop(count.fetch_add(1, Ordering::Relaxed)),
+            // The node is dying, or the channel is busy with something else.
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Changes {
+    blocks: u32,
+    opened: u32,
+    closed: u32,
+    spliced: u32,
+}
+
+/// What happens to channels in this round. A command may fail because of what went before; that is seen
+/// by what becomes of the channels.
+fn change_channels(pair: &Pair, node: &Node, round: u32, changes: &mut Changes) {
+    let channels = channel_ids(node);
+    match round % 5 {
+        1 => {
+            pair.open_another(node);
+            changes.opened += 1;
+        }
+        2 => {
+            if working(&node.caller()) > 0
+                && let Some(channel) = channels.first()
+                && let Ok(_) = node
+                    .try_call("splicein", &[("channel", json!(channel)), ("amount", json!(50_000))])
+            {
+                changes.spliced += 1;
+            }
+        }
+        3 if channels.len() > 1 => {
+            node.call("close", &[("id", json!(channels[1])), ("unilateraltimeout", json!(0))]);
+            changes.closed += 1;
+        }
+        _ => {}
+    }
+    pair.bitcoind.generate(6);
+    changes.blocks += 6;
+}
