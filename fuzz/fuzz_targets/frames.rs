@@ -21,5 +21,5 @@ fuzz_target!(|bytes: &[u8]| {
     let mut reader = SegmentReader::new(&key, &header, bytes);
     let mut plain = Vec::new();
     while let Ok(Some(_)) = reader.next(&mut plain) {}
-    let _ = tail_after(bytes, bytes.len() as u64);
+    let _ = tail_after(bytes, bytes.len() as u64, 7);
 });

@@ -39,6 +39,8 @@ pub struct Backup {
     destination: NamedDestination,
     stall_timeout: Duration,
     store_id: StoreId,
+    /// This directory, to which the log must belong.
+    id: String,
     store: Arc<dyn Store>,
     keys: KeyRing,
     /// Claimed with the first call: only then does lightningd run for certain, and not `lightningd --help`.
@@ -96,12 +98,14 @@ impl Backup {
         let store = destination.url.open()?;
         Marker::read(&*store)?.expect(lock.store_id)?;
         let end = LogEnd::read(&*store, &keys)?;
+        end.expect_directory(&*store, &lock.directory)?;
         let wallet = wallet_of(&directory, &lock);
         let mut backup = Self {
             wallet,
             destination,
             stall_timeout: lock.stall_timeout(),
             store_id: lock.store_id,
+            id: lock.directory,
             store,
             keys,
             writer: None,
@@ -136,7 +140,7 @@ impl Backup {
         let Some(database) = found.map(DataVersion) else {
             let first_in_doubt = head.in_doubt && head.data_version == Some(DataVersion(1));
             return match head.data_version {
-                Some(version) if !first_in_doubt => Err(Error::Refused {
+                Some(version) if !first_in_doubt && !head.is_empty() => Err(Error::Refused {
                     what: format!(
                         "there is no database at '{}', but its backup holds data_version {version}",
                         self.wallet.display()
@@ -229,7 +233,7 @@ impl Backup {
                     }
                     std::thread::sleep(pause);
                     pause = (2 * pause).min(LONGEST_PAUSE);
-                    self.reopen();
+                    self.reopen()?;
                 }
                 Err(error) => return Err(error),
             }
@@ -240,7 +244,7 @@ impl Backup {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let claimant = Claimant::this_process(PROGRAM, "node", now())?;
+                let claimant = Claimant::this_process(PROGRAM, "node", &self.id, now())?;
                 let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
                 self.writer.insert(writer)
             }
@@ -295,7 +299,10 @@ impl Backup {
 
     /// Opens the place again: after an error nothing that was open is trusted. Where it is not there
     /// yet, the next try fails as the last one did.
-    fn reopen(&mut self) {
+    ///
+    /// # Errors
+    /// Where what is there now must not be written to: another writer's, or another state of the log.
+    fn reopen(&mut self) -> Result<()> {
         let reopened = self.destination.url.open().and_then(|store| {
             Marker::read(&*store)?.expect(self.store_id)?;
             if let Some(writer) = &mut self.writer {
@@ -303,9 +310,12 @@ impl Backup {
             }
             Ok(store)
         });
-        if let Ok(store) = reopened {
-            self.store = store;
+        match reopened {
+            Ok(store) => self.store = store,
+            Err(error) if retryable(&error) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 
     fn set_state(&self, state: State) {

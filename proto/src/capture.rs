@@ -8,6 +8,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::error::{Error, Result};
+use crate::layout::SnapshotName;
 use crate::record::{Start, StartReason, TimeMs};
 use crate::restore::replay::sqlite_error;
 use crate::snapshot;
@@ -70,10 +71,11 @@ impl Capture {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()> {
         let generation = writer.next_generation(now)?;
-        let place = (generation, writer.epoch(), writer.position());
+        let (epoch, index, position) = (writer.epoch(), writer.take_index(), writer.position());
+        let name = SnapshotName { generation, seq: position.seq, epoch, index };
         let content = (self.path.as_path(), now, self.data_version);
         let (store, keys) = (writer.store().clone(), writer.keys().clone());
-        let base = snapshot::write(&*store, &keys, place, content, progress)?;
+        let base = snapshot::write(&*store, &keys, name, position, content, progress)?;
         writer.begin(Start { reason, base: Some(base) }, self.data_version, now)
     }
 }

@@ -40,6 +40,8 @@ pub struct LockFile {
     version: u16,
     /// The store that this directory's database belongs to.
     pub store_id: StoreId,
+    /// Tells this directory from any other that the database was restored to: the log belongs to one.
+    pub directory: String,
     /// Where the log is written.
     pub destinations: Vec<NamedDestination>,
     /// Seconds that an append is tried again before lightningd is stopped.
@@ -56,15 +58,30 @@ fn stall_timeout_s() -> u64 {
 
 impl LockFile {
     /// With one destination and the default policy.
-    pub fn new(store_id: StoreId, destination: NamedDestination, wallet: Option<PathBuf>) -> Self {
+    pub fn new(
+        store_id: StoreId,
+        directory: String,
+        destination: NamedDestination,
+        wallet: Option<PathBuf>,
+    ) -> Self {
         Self {
             format: FORMAT.into(),
             version: FORMAT_VERSION,
             store_id,
+            directory,
             destinations: vec![destination],
             stall_timeout_s: STALL_TIMEOUT_S,
             wallet,
         }
+    }
+
+    /// A fresh name for a directory, 32 hexadecimal digits.
+    ///
+    /// # Errors
+    /// Where the operating system has no randomness to give.
+    pub fn new_directory() -> Result<String> {
+        let name: [u8; 16] = crate::seal::random_token()?;
+        Ok(crate::hex::encode(&name))
     }
 
     /// How long an append is tried again.

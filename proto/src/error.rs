@@ -48,6 +48,18 @@ pub enum Error {
         /// Host, process and time of the other writer, as far as its claim can be read.
         who: String,
     },
+    /// The log belongs to another directory: the database was restored there.
+    #[error(
+        "'{store}' belongs to another copy of this node: it was restored on {host}, data_version {head}"
+    )]
+    RestoredElsewhere {
+        /// The store.
+        store: String,
+        /// The machine.
+        host: String,
+        /// The version there.
+        head: DataVersion,
+    },
     /// A slot or key that does not open the log.
     #[error("wrong key for '{store}': {what}")]
     WrongKey {
@@ -150,7 +162,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Nothing { .. } => Class::Nothing,
-            Self::Fenced { .. } => Class::Fenced,
+            Self::Fenced { .. } | Self::RestoredElsewhere { .. } => Class::Fenced,
             Self::WrongKey { .. } | Self::UnknownKey { .. } => Class::WrongKey,
             Self::OtherStore { .. } | Self::Damaged { .. } | Self::Database { .. } => {
                 Class::Damaged
@@ -177,6 +189,10 @@ impl Error {
                 .into(),
             Self::Fenced { .. } => "a second node, or a restore, is using this backup; \
                 make sure that only one copy of the node ever runs."
+                .into(),
+            Self::RestoredElsewhere { .. } => "this copy must never run again: the other one may have \
+                gone on, and a peer can take all channel funds from the older. If the other is gone for good, \
+                run 'backup-cli restore' into a new directory."
                 .into(),
             Self::WrongKey { .. } | Self::UnknownKey { .. } => "use the hsm_secret, words or key \
                 file of the node that made this backup."

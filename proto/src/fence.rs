@@ -14,9 +14,6 @@ use crate::record::TimeMs;
 use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
 use crate::store::{Store, StoreErrorKind};
 
-/// Claims older than this many epochs are of no use to anybody.
-const CLAIMS_KEPT: u32 = 16;
-
 /// Who claims an epoch. Sealed in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claimant {
@@ -30,8 +27,10 @@ pub struct Claimant {
     pub host: String,
     /// Process id.
     pub pid: u32,
-    /// What for: `open`, `init`, `restore` …
+    /// What for: `node`, `init`, `restore` …
     pub purpose: String,
+    /// The directory that the log belongs to from then on, as its lock file names it.
+    pub directory: String,
 }
 
 impl Claimant {
@@ -39,7 +38,12 @@ impl Claimant {
     ///
     /// # Errors
     /// Where the operating system has no randomness to give.
-    pub fn this_process(writer: &str, purpose: &str, time: TimeMs) -> Result<Self> {
+    pub fn this_process(
+        writer: &str,
+        purpose: &str,
+        directory: &str,
+        time: TimeMs,
+    ) -> Result<Self> {
         let token: [u8; 16] = crate::seal::random_token()?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Ok(Self {
@@ -49,6 +53,7 @@ impl Claimant {
             host,
             pid: std::process::id(),
             purpose: purpose.into(),
+            directory: directory.into(),
         })
     }
 }
@@ -75,10 +80,8 @@ pub fn claim(store: &dyn Store, keys: &KeyRing, claimant: &Claimant) -> Result<u
             hint: "the folder 'epochs' was tampered with; restore it from a copy.".into(),
         })?;
         match store.create(&layout::claim(epoch), &seal(keys, epoch, claimant)?) {
-            Ok(()) => {
-                forget_old(store, epoch);
-                return Ok(epoch);
-            }
+            // Claims are never removed: each is what fences the one writer before it, however late.
+            Ok(()) => return Ok(epoch),
             Err(error) if matches!(error.kind, StoreErrorKind::Exists) => {
                 // The answer to our own create may have been lost on the way.
                 if read(store, keys, epoch).is_ok_and(|found| found.token == claimant.token) {
@@ -151,14 +154,4 @@ fn seal(keys: &KeyRing, epoch: u32, claimant: &Claimant) -> Result<Vec<u8>> {
         .seal(&plain, &mut bytes)
         .map_err(crate::segment::SegmentError::from)?;
     Ok(bytes)
-}
-
-/// Best effort: a claim that stays does no harm.
-fn forget_old(store: &dyn Store, epoch: u32) {
-    let Ok(claims) = store.list(layout::EPOCHS) else { return };
-    for old in claims.iter().filter_map(|entry| layout::parse_claim(&entry.name)) {
-        if old < epoch.saturating_sub(CLAIMS_KEPT) {
-            let _ = store.remove(&layout::claim(old));
-        }
-    }
 }

@@ -73,7 +73,7 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// Name of a snapshot: `snapshots/GENERATION/SEQ-EPOCH.snap`, each number hexadecimal.
+/// Name of a snapshot: `snapshots/GENERATION/SEQ-EPOCH-INDEX.snap`, each number hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
     /// The history that it belongs to.
@@ -82,12 +82,15 @@ pub struct SnapshotName {
     pub seq: u64,
     /// The writer that made it.
     pub epoch: u32,
+    /// How many objects the writer began before it.
+    pub index: u32,
 }
 
 impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, seq, epoch } = self;
-        write!(f, "{}/{seq:016x}-{epoch:08x}{SNAPSHOT_SUFFIX}", snapshot_folder(*generation))
+        let Self { generation, seq, epoch, index } = self;
+        write!(f, "{}/{seq:016x}-{epoch:08x}-{index:08x}", snapshot_folder(*generation))?;
+        f.write_str(SNAPSHOT_SUFFIX)
     }
 }
 

@@ -59,6 +59,23 @@ pub fn segments(store: &dyn Store, generation: u32) -> Result<Vec<SegmentEntry>>
     Ok(segments)
 }
 
+/// All segments in the order in which they were written: by epoch, then by the writer's own count.
+///
+/// The newest history is that of the newest epoch that wrote anything, not that of the highest
+/// generation number: a writer that was fenced while it began a generation must not hide what its
+/// successor acknowledged.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn all_segments(store: &dyn Store) -> Result<Vec<SegmentEntry>> {
+    let mut all = Vec::new();
+    for generation in generations(store)? {
+        all.extend(segments(store, generation)?);
+    }
+    all.sort_by_key(|entry| (entry.name.epoch, entry.name.index, entry.name.generation));
+    Ok(all)
+}
+
 /// A segment's bytes and header, checked against the name and the store.
 pub struct LoadedSegment {
     /// Its name.
@@ -176,7 +193,7 @@ pub fn decode_record(name: SegmentName, seq: u64, plain: &[u8]) -> Result<Record
 /// Proves that segments follow each other, and finds the one record that a writer which died or was
 /// fenced may have left behind what the next writer bound to.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Continuity {
+struct Continuity {
     /// Seq and chain hash after the newest record, and after the one before it.
     last: Option<(u64, Chain)>,
     before: Option<(u64, Chain)>,
@@ -184,7 +201,7 @@ pub struct Continuity {
 
 /// How a segment follows what was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Follows {
+enum Follows {
     /// Directly.
     Directly,
     /// The newest record was never acknowledged and is void.
@@ -192,21 +209,12 @@ pub enum Follows {
 }
 
 impl Continuity {
-    /// Notes a record.
-    pub fn record(&mut self, seq: u64, chain: Chain) {
+    fn record(&mut self, seq: u64, chain: Chain) {
         self.before = self.last.replace((seq, chain));
     }
 
-    /// Seq and chain hash after the newest record.
-    pub fn last(&self) -> Option<(u64, Chain)> {
-        self.last
-    }
-
-    /// Checks the next segment's header.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] where records are missing, or where two histories meet.
-    pub fn segment(&mut self, name: SegmentName, header: &Header) -> Result<Follows> {
+    /// Checks the header of a segment whose first record has been opened.
+    fn segment(&mut self, name: SegmentName, header: &Header) -> Result<Follows> {
         let bound = (header.seq.saturating_sub(1), header.prev);
         let Some((seq, _)) = self.last else {
             self.last = Some(bound);
@@ -273,73 +281,133 @@ impl<'a> LogReader<'a> {
         segments: &[SegmentEntry],
         visitor: &mut dyn Visitor,
     ) -> Result<Option<Position>> {
-        let mut continuity = Continuity::default();
-        let mut held = Held::default();
-        let mut broken = None;
+        let mut reading = Reading::default();
         let mut generation = 0;
         for entry in segments {
-            let Some(segment) = LoadedSegment::load(self.store, self.keys, entry.name)? else {
-                continue;
-            };
             generation = entry.name.generation;
-            match continuity.segment(entry.name, &segment.header) {
-                Ok(Follows::Directly) => held.give(visitor)?,
-                Ok(Follows::VoidingLast) => held.void(visitor),
-                // What is missing was damaged: that is the better place to name.
-                Err(error) => return Err(broken.unwrap_or(error)),
-            }
-            broken = None;
-            visitor.segment(entry.name)?;
-            let mut records = segment.records(self.keys)?;
-            loop {
-                match records.next(&mut held.incoming) {
-                    Ok(Some(seq)) => {
-                        continuity.record(seq, records.chain());
-                        held.give(visitor)?;
-                        held.take(entry.name, seq);
-                    }
-                    Ok(None) => break,
-                    // Harmless only if the next segment continues from here all the same.
-                    Err(error) => {
-                        broken = Some(error);
-                        break;
-                    }
-                }
+            if let Some(segment) = LoadedSegment::load(self.store, self.keys, entry.name)? {
+                reading.segment(&segment, self.keys, visitor)?;
             }
             visitor.progress(entry.size);
         }
-        if let Some(error) = broken {
-            return Err(error);
-        }
-        held.give(visitor)?;
-        Ok(continuity.last().map(|(seq, chain)| Position { generation, seq, chain }))
+        let last = reading.finish(visitor)?;
+        Ok(last.map(|(seq, chain)| Position { generation, seq, chain }))
     }
 }
 
-/// The newest record, held back until it is known not to be void.
+/// A log that is being read, up to the newest record, which is held back until it is known not to be void.
 #[derive(Default)]
+struct Reading {
+    continuity: Continuity,
+    held: Option<Held>,
+    /// What was read before the newest segment, while that has only one record and voids another: if the
+    /// next segment follows *this*, its writer had not seen that one, and it is void whole.
+    instead: Option<(Continuity, Held)>,
+    /// The end of the newest segment is damaged: harmless only if the next continues from there all the same.
+    broken: Option<Error>,
+}
+
+/// A record that was not given to the visitor yet.
 struct Held {
-    incoming: Vec<u8>,
+    name: SegmentName,
+    first: bool,
+    seq: u64,
     plain: Vec<u8>,
-    at: Option<(SegmentName, u64)>,
 }
 
 impl Held {
-    fn take(&mut self, name: SegmentName, seq: u64) {
-        std::mem::swap(&mut self.incoming, &mut self.plain);
-        self.at = Some((name, seq));
+    fn give(self, visitor: &mut dyn Visitor) -> Result<()> {
+        if self.first {
+            visitor.segment(self.name)?;
+        }
+        visitor.record(self.name, self.seq, decode_record(self.name, self.seq, &self.plain)?)
     }
+}
 
-    fn give(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
-        match self.at.take() {
-            Some((name, seq)) => visitor.record(name, seq, decode_record(name, seq, &self.plain)?),
-            None => Ok(()),
+impl Reading {
+    fn segment(
+        &mut self,
+        segment: &LoadedSegment,
+        keys: &KeyRing,
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        let mut records = segment.records(keys)?;
+        let mut plain = Vec::new();
+        let mut first = true;
+        loop {
+            match records.next(&mut plain) {
+                Ok(Some(seq)) => {
+                    if first {
+                        // Only now is the header proved: until here it is anybody's.
+                        self.follow(segment, visitor)?;
+                    } else {
+                        self.settle(visitor);
+                        self.give_held(visitor)?;
+                    }
+                    self.continuity.record(seq, records.chain());
+                    let plain = std::mem::take(&mut plain);
+                    self.held = Some(Held { name: segment.name, first, seq, plain });
+                    first = false;
+                }
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.broken = Some(error);
+                    return Ok(());
+                }
+            }
         }
     }
 
-    fn void(&mut self, visitor: &mut dyn Visitor) {
-        if let Some((name, seq)) = self.at.take() {
-            visitor.void(name, seq);
+    /// A segment begins: what came before it is given, or void.
+    fn follow(&mut self, segment: &LoadedSegment, visitor: &mut dyn Visitor) -> Result<()> {
+        let (name, header) = (segment.name, &segment.header);
+        let before = self.continuity;
+        let follows = match (self.continuity.segment(name, header), self.instead.take()) {
+            (Err(error), Some((continuity, held))) => {
+                self.continuity = continuity;
+                let Ok(follows) = self.continuity.segment(name, header) else {
+                    return Err(self.broken.take().unwrap_or(error));
+                };
+                if let Some(void) = self.held.replace(held) {
+                    visitor.void(void.name, void.seq);
+                }
+                follows
+            }
+            // What is missing was damaged: that is the better place to name.
+            (Err(error), None) => return Err(self.broken.take().unwrap_or(error)),
+            (Ok(follows), Some((_, void))) => {
+                visitor.void(void.name, void.seq);
+                follows
+            }
+            (Ok(follows), None) => follows,
+        };
+        self.broken = None;
+        match follows {
+            Follows::Directly => self.give_held(visitor),
+            Follows::VoidingLast => {
+                self.instead = self.held.take().map(|held| (before, held));
+                Ok(())
+            }
         }
+    }
+
+    /// The newest segment's first record was acknowledged: what it voids is void.
+    fn settle(&mut self, visitor: &mut dyn Visitor) {
+        if let Some((_, void)) = self.instead.take() {
+            visitor.void(void.name, void.seq);
+        }
+    }
+
+    fn give_held(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
+        self.held.take().map_or(Ok(()), |held| held.give(visitor))
+    }
+
+    fn finish(mut self, visitor: &mut dyn Visitor) -> Result<Option<(u64, Chain)>> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        self.settle(visitor);
+        self.give_held(visitor)?;
+        Ok(self.continuity.last)
     }
 }

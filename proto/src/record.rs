@@ -45,6 +45,11 @@ pub struct Open {
     pub writer: String,
     /// The token of the writer's claim, 32 hexadecimal digits.
     pub session: String,
+    /// Machine name of the writer.
+    pub host: String,
+    /// The directory that the log belongs to, as its lock file names it. Only from there a batch in
+    /// doubt may be voided, or the log continued: a database that was restored elsewhere is not this one's.
+    pub directory: String,
     /// What the log held before this segment.
     pub head: Head,
     /// Present where this segment starts a generation.
@@ -63,6 +68,13 @@ pub struct Head {
     /// True while nothing has shown that the node committed that batch.
     #[serde(default)]
     pub in_doubt: bool,
+}
+
+impl Head {
+    /// True where there is no transaction in the log, and none before it.
+    pub fn is_empty(&self) -> bool {
+        self.batch_seq.is_none() && matches!(self.data_version, None | Some(DataVersion(0)))
+    }
 }
 
 /// How a generation began.

@@ -219,7 +219,7 @@ impl<'a> SegmentReader<'a> {
 
     /// What lies behind the last frame that was opened.
     pub fn tail(&self) -> Tail {
-        tail_after(&self.bytes[self.at..], self.at as u64)
+        tail_after(&self.bytes[self.at..], self.at as u64, self.next_seq())
     }
 
     /// Bytes up to and including the last frame that was opened.

@@ -16,7 +16,7 @@ use crate::seal::{
     frame_size,
 };
 use crate::segment::SegmentError;
-use crate::store::Store;
+use crate::store::{Store, StoreErrorKind};
 use crate::version::DataVersion;
 
 const META: u8 = 0x10;
@@ -46,15 +46,16 @@ struct End {
     pages: u64,
 }
 
-/// Writes the database file at `path`, which nothing else writes meanwhile, as a snapshot of `position`
-/// by the writer of `epoch`. Durable on return, and proved by reading it back.
+/// Writes the database file at `path`, which nothing else writes meanwhile, as the snapshot `name` of
+/// `position`. Durable on return, and proved by reading it back.
 ///
 /// # Errors
 /// Where the file is no SQLite database, or cannot be read, or the store fails.
 pub fn write(
     store: &dyn Store,
     keys: &KeyRing,
-    (generation, epoch, position): (u32, u32, Position),
+    name: SnapshotName,
+    position: Position,
     (path, time, data_version): (&Path, TimeMs, Option<DataVersion>),
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Base> {
@@ -65,14 +66,14 @@ pub fn write(
         kind: ObjectKind::Snapshot,
         key: key.id(),
         store: keys.store(),
-        generation,
-        epoch,
-        seq: position.seq,
-        index: 0,
+        generation: name.generation,
+        epoch: name.epoch,
+        seq: name.seq,
+        index: name.index,
         prev: position.chain,
         nonce_prefix: Header::random_nonce_prefix()?,
     };
-    let name = SnapshotName { generation, seq: position.seq, epoch }.to_string();
+    let name = name.to_string();
     let mut object = store.create_stream(&name)?;
     let mut sealer = Sealer::new(key, &header);
     object.write(&header.encode())?;
@@ -223,7 +224,8 @@ pub fn read(
             Some((END, body)) => {
                 let end: End =
                     serde_json::from_slice(body).map_err(|_| reader.damaged("malformed"))?;
-                if end.pages != pages || reader.chain() != base.chain {
+                let whole = end.pages == pages && pages == u64::from(meta.page_count);
+                if !whole || reader.chain() != base.chain || reader.next()?.is_some() {
                     return Err(reader.damaged("is not the snapshot that the log names"));
                 }
                 return Ok(meta);
@@ -270,7 +272,15 @@ struct SnapshotReader {
 
 impl SnapshotReader {
     fn open(store: &dyn Store, keys: &KeyRing, name: &str) -> Result<Self> {
-        let mut stream = store.read_stream(name)?;
+        let mut stream = match store.read_stream(name) {
+            Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => {
+                return Err(Error::damaged(
+                    format!("'{name}'"),
+                    "is missing, and the log begins with it",
+                ));
+            }
+            stream => stream?,
+        };
         let mut bytes = [0; HEADER_LEN];
         let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
         stream.read_exact(&mut bytes).map_err(|error| damaged(error.to_string()))?;
@@ -282,9 +292,9 @@ impl SnapshotReader {
                 found: header.store,
             });
         }
-        let (generation, epoch, seq) = (header.generation, header.epoch, header.seq);
+        let Header { generation, epoch, seq, index, .. } = header;
         if header.kind != ObjectKind::Snapshot
-            || (SnapshotName { generation, seq, epoch }).to_string() != name
+            || (SnapshotName { generation, seq, epoch, index }).to_string() != name
         {
             return Err(damaged("header does not go with the object's name".into()));
         }

@@ -40,7 +40,7 @@ pub enum Outcome {
 }
 
 /// The newest state of a log, as its next writer finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEnd {
     /// The newest record.
     pub position: Position,
@@ -50,6 +50,12 @@ pub struct LogEnd {
     pub time: TimeMs,
     /// The epoch that wrote it.
     pub epoch: u32,
+    /// The segment that holds it.
+    pub segment: SegmentName,
+    /// The directory that the log belongs to.
+    pub directory: String,
+    /// Machine name of the writer.
+    pub host: String,
 }
 
 impl LogEnd {
@@ -58,15 +64,28 @@ impl LogEnd {
     /// # Errors
     /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where its end is not to be trusted.
     pub fn read(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
-        for generation in log::generations(store)?.into_iter().rev() {
-            for entry in log::segments(store, generation)?.into_iter().rev() {
-                let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
-                if let Some(end) = Self::of_segment(&segment, keys)? {
-                    return Ok(end);
-                }
+        for entry in log::all_segments(store)?.into_iter().rev() {
+            let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
+            if let Some(end) = Self::of_segment(&segment, keys)? {
+                return Ok(end);
             }
         }
         Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
+    }
+
+    /// Checks that the log belongs to `directory`.
+    ///
+    /// # Errors
+    /// [`Error::RestoredElsewhere`].
+    pub fn expect_directory(&self, store: &dyn Store, directory: &str) -> Result<()> {
+        if self.directory == directory {
+            return Ok(());
+        }
+        Err(Error::RestoredElsewhere {
+            store: store.label().into(),
+            host: self.host.clone(),
+            head: self.head.data_version.unwrap_or_default(),
+        })
     }
 
     /// `None` where the segment's writer died before its open record was durable.
@@ -76,13 +95,16 @@ impl LogEnd {
         let mut end = None;
         while let Some(seq) = records.next(&mut plain)? {
             let record = log::decode_record(segment.name, seq, &plain)?;
-            let (mut session, mut time) = match (end.take(), &record) {
-                (None, Record::Open(open)) => (Session::new(open.head), open.time),
+            let (mut session, mut time, owner) = match (end.take(), &record) {
+                (None, Record::Open(open)) => {
+                    let owner = (open.directory.clone(), open.host.clone());
+                    (Session::new(open.head), open.time, owner)
+                }
                 (None, _) => {
                     let place = format!("record seq {seq} in '{}'", segment.name);
                     return Err(Error::damaged(place, "a segment begins with an open record"));
                 }
-                (Some((session, time, _)), _) => (session, time),
+                (Some((session, time, owner, _)), _) => (session, time, owner),
             };
             match &record {
                 Record::Open(_) => {}
@@ -90,18 +112,24 @@ impl LogEnd {
                     session.appended(batch.data_version, batch.transaction, seq);
                     time = time.saturating_add(batch.elapsed_ms);
                 }
-                Record::Rewind(_) => session.rewound(),
+                Record::Rewind(rewind) => {
+                    session.rewound();
+                    time = time.max(rewind.time);
+                }
                 Record::Close(close) => time = close.time,
             }
-            end = Some((session, time, seq));
+            end = Some((session, time, owner, seq));
         }
         debug_assert_ne!(records.tail(), Tail::Damaged);
         let name = segment.name;
-        Ok(end.map(|(session, time, seq)| Self {
+        Ok(end.map(|(session, time, (directory, host), seq)| Self {
             position: Position { generation: name.generation, seq, chain: records.chain() },
             head: session.newest(),
             time,
             epoch: name.epoch,
+            segment: name,
+            directory,
+            host,
         }))
     }
 }
@@ -133,7 +161,8 @@ impl Writer {
     /// Claims the next epoch, reads where the log ends, and opens a segment there.
     ///
     /// # Errors
-    /// [`Error`]; where it is one of reading the log, the epoch is claimed all the same.
+    /// [`Error::RestoredElsewhere`] where the log belongs to another directory than the claimant's. Where it
+    /// is an error of reading the log, the epoch is claimed all the same.
     pub fn open(
         store: Arc<dyn Store>,
         keys: KeyRing,
@@ -142,6 +171,49 @@ impl Writer {
     ) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
         let end = LogEnd::read(&*store, &keys)?;
+        end.expect_directory(&*store, &claimant.directory)?;
+        Self::go_on(store, keys, claimant, epoch, &end, now)
+    }
+
+    /// Claims the next epoch for a database that was restored up to `restored`: from here on the log belongs
+    /// to the claimant's directory, and no other may continue it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the log has gone on since; nothing was changed but the claim.
+    pub fn take_over(
+        store: Arc<dyn Store>,
+        keys: KeyRing,
+        claimant: Claimant,
+        restored: Position,
+        now: TimeMs,
+    ) -> Result<Self> {
+        let epoch = fence::claim(&*store, &keys, &claimant)?;
+        let end = LogEnd::read(&*store, &keys)?;
+        if end.position != restored {
+            return Err(Error::Refused {
+                what: format!(
+                    "the node on {} wrote to '{}' meanwhile: it is at seq {}, restored was seq {}",
+                    end.host,
+                    store.label(),
+                    end.position.seq,
+                    restored.seq
+                ),
+                hint: "stop that node for good, then restore again.".into(),
+            });
+        }
+        Self::go_on(store, keys, claimant, epoch, &end, now)
+    }
+
+    fn go_on(
+        store: Arc<dyn Store>,
+        keys: KeyRing,
+        claimant: Claimant,
+        epoch: u32,
+        end: &LogEnd,
+        now: TimeMs,
+    ) -> Result<Self> {
+        // What is read may be in a cache only: a writer that died never synced it.
+        store.sync(&end.segment.to_string())?;
         let mut writer = Self::new(store, keys, claimant, epoch);
         writer.generation = end.position.generation;
         writer.session = Session::new(end.head);
@@ -210,12 +282,16 @@ impl Writer {
     /// # Errors
     /// Where this epoch has begun one already and the next cannot be claimed.
     pub fn next_generation(&mut self, now: TimeMs) -> Result<u32> {
+        fence::check(&*self.store, &self.keys, self.epoch)?;
         if self.generation == self.epoch {
-            fence::check(&*self.store, &self.keys, self.epoch)?;
             self.close_segment(CloseReason::Shutdown, now);
             self.claimant.time = now;
-            self.epoch = fence::claim(&*self.store, &self.keys, &self.claimant)?;
-            self.next_index = 0;
+            let next = fence::claim(&*self.store, &self.keys, &self.claimant)?;
+            if next != self.epoch + 1 {
+                // Another writer came between, and may have written.
+                fence::check(&*self.store, &self.keys, self.epoch)?;
+            }
+            (self.epoch, self.next_index) = (next, 0);
         }
         Ok(self.epoch)
     }
@@ -279,15 +355,23 @@ impl Writer {
     /// [`Error::Damaged`] where it is another state of the log, as a folder that lay under a mount.
     pub fn reattach(&mut self, store: Arc<dyn Store>) -> Result<()> {
         fence::check(&*store, &self.keys, self.epoch)?;
-        let found = LogEnd::read(&*store, &self.keys)?.position;
+        let found = LogEnd::read(&*store, &self.keys)?;
         let (seq, chain) = self.end;
-        if (found.seq, found.chain) != (seq, chain) && found.seq != seq + 1 {
-            let what = format!("holds the log up to seq {}, not {seq}", found.seq);
+        let at = found.position;
+        if (at.seq, at.chain) != (seq, chain) && at.seq != seq + 1 {
+            let what = format!("holds the log up to seq {}, not {seq}", at.seq);
             return Err(Error::damaged(format!("'{}'", store.label()), what));
         }
+        store.sync(&found.segment.to_string())?;
         self.segment = None;
         self.store = store;
         Ok(())
+    }
+
+    /// A number that no other object of this epoch has in its name.
+    pub fn take_index(&mut self) -> u32 {
+        self.next_index += 1;
+        self.next_index - 1
     }
 
     /// Ends the segment in order. The writer can go on, in another.
@@ -326,6 +410,9 @@ impl Writer {
     }
 
     fn open_segment(&mut self, start: Option<Start>, now: TimeMs) -> Result<()> {
+        // A segment of a writer that is fenced already would only be in its successor's way.
+        fence::check(&*self.store, &self.keys, self.epoch)?;
+        let index = self.take_index();
         let key = self.keys.current()?;
         let header = Header {
             kind: ObjectKind::Segment,
@@ -334,17 +421,16 @@ impl Writer {
             generation: self.generation,
             epoch: self.epoch,
             seq: self.end.0 + 1,
-            index: self.next_index,
+            index,
             prev: self.end.1,
             nonce_prefix: Header::random_nonce_prefix()?,
         };
         let name = SegmentName {
             generation: self.generation,
             epoch: self.epoch,
-            index: self.next_index,
+            index,
             first_seq: header.seq,
         };
-        self.next_index += 1;
         let encoder = SegmentEncoder::new(key, &header)?;
         let bytes = header.encode();
         let object = self.store.create_append(&name.to_string(), &bytes)?;
@@ -353,6 +439,8 @@ impl Writer {
             time: now,
             writer: self.claimant.writer.clone(),
             session: self.claimant.token.clone(),
+            host: self.claimant.host.clone(),
+            directory: self.claimant.directory.clone(),
             head: self.session.head(),
             start,
         });

@@ -2,9 +2,9 @@
 //! it has any effect, after it, or half done; for good (the process dies) or for once (it is tried again).
 //! After each, everything that was acknowledged is in the log, and nothing that the node did not commit.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+mod sim;
+
+use std::sync::Arc;
 
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::log::LogReader;
@@ -12,165 +12,10 @@ use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::seal::{KeyRing, StoreId};
-use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// An error, and nothing happened.
-    Before,
-    /// It happened, and the answer was lost.
-    After,
-    /// Half of the bytes were written.
-    Half,
-}
-
-#[derive(Default)]
-struct Disk {
-    objects: BTreeMap<String, Vec<u8>>,
-    operations: usize,
-    fail_at: Option<(usize, Fault)>,
-    /// From a failure on everything fails, until the machine is started again.
-    for_good: bool,
-    dead: bool,
-}
-
-impl Disk {
-    /// Counts an operation; the fault that hits it, if one does.
-    fn operation(&mut self) -> Option<Fault> {
-        if self.dead {
-            return Some(Fault::Before);
-        }
-        self.operations += 1;
-        match self.fail_at {
-            Some((at, fault)) if at == self.operations - 1 => {
-                self.dead = self.for_good;
-                Some(fault)
-            }
-            _ => None,
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct SimStore(Arc<Mutex<Disk>>);
-
-fn failed(action: &'static str, name: &str) -> StoreError {
-    let kind = StoreErrorKind::Io(io::Error::other("injected"));
-    StoreError { store: "sim".into(), action, object: name.into(), kind }
-}
-
-impl SimStore {
-    fn write(&self, name: &str, bytes: &[u8], new: bool) -> Result<(), StoreError> {
-        let mut disk = self.0.lock().unwrap();
-        let fault = disk.operation();
-        if new && disk.objects.contains_key(name) {
-            return Err(StoreError { kind: StoreErrorKind::Exists, ..failed("create", name) });
-        }
-        let written = match fault {
-            Some(Fault::Before) => return Err(failed("write", name)),
-            Some(Fault::Half) => &bytes[..bytes.len() / 2],
-            Some(Fault::After) | None => bytes,
-        };
-        disk.objects.entry(name.into()).or_default().extend_from_slice(written);
-        if fault.is_some() { Err(failed("write", name)) } else { Ok(()) }
-    }
-}
-
-struct SimObject {
-    store: SimStore,
-    name: String,
-    bytes: Vec<u8>,
-}
-
-impl NewObject for SimObject {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Whole or not at all, as the store's contract says.
-    fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        {
-            let mut disk = self.store.0.lock().unwrap();
-            if disk.fail_at == Some((disk.operations, Fault::Half)) {
-                disk.operation();
-                return Err(failed("create", &self.name));
-            }
-        }
-        self.store.write(&self.name, &self.bytes, true)
-    }
-}
-
-impl Append for SimObject {
-    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.store.write(&self.name, bytes, false)
-    }
-
-    fn finish(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
-
-impl Store for SimStore {
-    fn label(&self) -> &str {
-        "sim"
-    }
-
-    fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
-        Ok(Box::new(SimObject { store: self.clone(), name: name.into(), bytes: Vec::new() }))
-    }
-
-    fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
-        self.write(name, header, true)?;
-        Ok(Box::new(SimObject { store: self.clone(), name: name.into(), bytes: Vec::new() }))
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let disk = self.0.lock().unwrap();
-        if disk.dead {
-            return Err(failed("read", name));
-        }
-        let not_there = || StoreError { kind: StoreErrorKind::NotFound, ..failed("read", name) };
-        disk.objects.get(name).cloned().ok_or_else(not_there)
-    }
-
-    fn read_stream(&self, name: &str) -> Result<Box<dyn io::Read + Send>, StoreError> {
-        Ok(Box::new(io::Cursor::new(self.read(name)?)))
-    }
-
-    fn exists(&self, name: &str) -> Result<bool, StoreError> {
-        let mut disk = self.0.lock().unwrap();
-        match disk.operation() {
-            Some(_) => Err(failed("look up", name)),
-            None => Ok(disk.objects.contains_key(name)),
-        }
-    }
-
-    fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let disk = self.0.lock().unwrap();
-        if disk.dead {
-            return Err(failed("list", folder));
-        }
-        let prefix = format!("{folder}/");
-        let mut entries: Vec<Entry> = Vec::new();
-        for (name, bytes) in &disk.objects {
-            let Some(rest) = name.strip_prefix(&prefix) else { continue };
-            let (name, folder) =
-                rest.split_once('/').map_or((rest, false), |(name, _)| (name, true));
-            if entries.last().is_none_or(|last| last.name != name) {
-                entries.push(Entry { name: name.into(), size: bytes.len() as u64, folder });
-            }
-        }
-        Ok(entries)
-    }
-
-    fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.0.lock().unwrap().objects.remove(name);
-        Ok(())
-    }
-}
+use sim::{Fault, SimStore};
 
 /// What the node does.
 #[derive(Clone, Copy)]
@@ -199,7 +44,7 @@ impl Machine {
     fn new(fault: Option<(usize, Fault)>, for_good: bool) -> Self {
         let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
         let store = SimStore::default();
-        let claimant = Claimant::this_process("test", "init", 1).unwrap();
+        let claimant = Claimant::this_process("test", "init", "here", 1).unwrap();
         let mut writer = Writer::create(Arc::new(store.clone()), keys.clone(), claimant).unwrap();
         writer.begin(Start { reason: StartReason::Init, base: None }, None, 1).unwrap();
         writer.close(1);
@@ -213,7 +58,7 @@ impl Machine {
     /// Opens the log as the plugin does, and starts the machine again where it has died of it.
     fn writer(&mut self) -> &mut Writer {
         while self.writer.is_none() {
-            let claimant = Claimant::this_process("test", "node", self.time).unwrap();
+            let claimant = Claimant::this_process("test", "node", "here", self.time).unwrap();
             let opened =
                 Writer::open(Arc::new(self.store.clone()), self.keys.clone(), claimant, self.time);
             match opened {
@@ -332,6 +177,7 @@ fn every_operation_may_fail_and_nothing_is_lost() {
             for for_good in [false, true] {
                 let mut machine = Machine::new(Some((at, fault)), for_good);
                 machine.run(&SCRIPT);
+                machine.store.0.lock().unwrap().cut_power();
                 assert_eq!(
                     machine.logged(),
                     machine.committed,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -80,6 +81,45 @@ impl Drop for TestDir {
             eprintln!("kept {}", directory.keep().display());
         }
     }
+}
+
+/// A file system of its own, mounted on a folder until it is dropped.
+#[derive(Debug)]
+pub struct Mount {
+    at: PathBuf,
+}
+
+impl Mount {
+    /// A file system in memory, of so many bytes. `None`, and a visible line
+    /// on stderr, where this user may not mount.
+    pub fn tmpfs(at: &Path, bytes: u64, test: &str) -> Option<Self> {
+        fs::create_dir_all(at).expect("a directory");
+        let options = format!("size={bytes},mode=700");
+        let mounted = mount(&["-t", "tmpfs", "-o", &options, "tmpfs"], at);
+        if !mounted {
+            eprintln!("{test}: skipped, this user may not mount (root may)");
+        }
+        mounted.then(|| Self { at: at.to_owned() })
+    }
+
+    /// Mounts it again with these options, such as `ro` or `size=…`.
+    #[track_caller]
+    pub fn remount(&self, options: &str) {
+        assert!(mount(&["-o", &format!("remount,{options}")], &self.at), "remount {options}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily, since a process may still be in it; what fails here shows as a directory left.
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}
+
+fn mount(arguments: &[&str], at: &Path) -> bool {
+    let mut command = Command::new("mount");
+    command.args(arguments).arg(at).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// Copies a directory with everything in it, such as a store at one moment.

@@ -155,10 +155,11 @@ fn make(
     locks: &[Lock],
     output: &Output,
 ) -> Result<u64> {
+    let directory = LockFile::new_directory()?;
     for lock in locks {
         slots::add(&*store, keys, lock)?;
     }
-    let claimant = Claimant::this_process(PROGRAM, "init", now())?;
+    let claimant = Claimant::this_process(PROGRAM, "init", &directory, now())?;
     let mut writer = Writer::create(store.clone(), keys.clone(), claimant)?;
     let mut snapshot_bytes = 0;
     if existing {
@@ -179,6 +180,6 @@ fn make(
     let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
         .then(|| node.wallet().to_owned());
     let destination = NamedDestination { name: args.name.clone(), url: url.clone() };
-    LockFile::new(keys.store(), destination, wallet).write(node.path())?;
+    LockFile::new(keys.store(), directory, destination, wallet).write(node.path())?;
     Ok(snapshot_bytes)
 }

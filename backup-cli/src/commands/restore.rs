@@ -11,6 +11,7 @@ use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::restore::{self, Plan, Progress, Restored};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
+use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
 use super::{now, refuse_running};
@@ -69,10 +70,11 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     if let Some(node) = &dest.node {
         std::fs::create_dir_all(node.path()).map_err(Failure::file("create", node.path()))?;
     }
+    let directory = LockFile::new_directory()?;
+    let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
     let (plan, epoch) = match args.no_claim {
         true => (plan, None),
         false => {
-            let claimant = Claimant::this_process(PROGRAM, "restore", now())?;
             let epoch = fence::claim(&*store, &keys, &claimant)?;
             // Whatever the writer before acknowledged until now is in this one.
             (Plan::newest(&*store, &keys)?, Some(epoch))
@@ -81,7 +83,10 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let restored = write_database(&*store, &keys, &plan, &dest, output)
         .map_err(|failure| failure.doing("restore"))?;
     if let (Some(node), Some(_)) = (&dest.node, epoch) {
-        make_startable(node, &url, &keys, &opened)?;
+        // The log is this directory's from here on; its database only gets its name after that.
+        let (store, keys) = (store.clone(), keys.clone());
+        make_startable(node, &url, &keys, &opened, directory)?;
+        Writer::take_over(store, keys, claimant, restored.position, now())?.close(now());
     }
     publish(&dest.database)?;
     let report = Report {
@@ -127,7 +132,10 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
         (Some(_), Some(_)) => {
             "the old node is shut out of this backup; never start it again.\nnext: start lightningd here"
         }
-        (Some(_), None) => "the old node is shut out of this backup; never start it again",
+        (Some(_), None) => {
+            "a running node was shut out of this backup. A file alone is no node: restore into a directory \
+             to run it"
+        }
         (None, _) => {
             "a copy to look at: the node that writes this backup goes on. Never start this one"
         }
@@ -237,6 +245,7 @@ fn make_startable(
     url: &Destination,
     keys: &KeyRing,
     opened: &Opened,
+    directory: String,
 ) -> Result<()> {
     if let Some(secret) = &opened.hsm_secret
         && !node.hsm_secret().exists()
@@ -246,11 +255,17 @@ fn make_startable(
     if !node.key_file().exists() {
         write_key_file(&node.key_file(), keys)?;
     }
-    if LockFile::read(node.path())?.is_some_and(|lock| lock.store_id == keys.store()) {
-        return Ok(());
-    }
-    let destination = NamedDestination { name: "primary".into(), url: url.clone() };
-    Ok(LockFile::new(keys.store(), destination, None).write(node.path())?)
+    let lock = match LockFile::read(node.path())? {
+        Some(mut lock) if lock.store_id == keys.store() => {
+            lock.directory = directory;
+            lock
+        }
+        _ => {
+            let destination = NamedDestination { name: "primary".into(), url: url.clone() };
+            LockFile::new(keys.store(), directory, destination, None)
+        }
+    };
+    Ok(lock.write(node.path())?)
 }
 
 /// Gives the finished database its name, which no other file may have by now.

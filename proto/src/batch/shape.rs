@@ -266,7 +266,7 @@ impl Shape {
         let first = self.text.trim_start().get(..6)?.to_ascii_uppercase();
         let upper = self.text.to_ascii_uppercase();
         let plain = matches!(&*first, "INSERT" | "UPDATE" | "DELETE" | "REPLAC")
-            && !upper.contains(" BY ")
+            && !upper.split(|c: char| !c.is_alphanumeric()).any(|word| word == "BY")
             && !self.text.contains('?');
         plain.then(|| {
             self.text

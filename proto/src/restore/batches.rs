@@ -180,7 +180,10 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Visitor for Committed<F> {
                 Ok(())
             }
             Record::Batch(batch) => self.batch(name, seq, &batch),
-            Record::Rewind(rewind) => self.rewind(name, seq, rewind.seq),
+            Record::Rewind(rewind) => {
+                self.time = self.time.max(rewind.time);
+                self.rewind(name, seq, rewind.seq)
+            }
             Record::Close(_) => Ok(()),
         }
     }

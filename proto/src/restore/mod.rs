@@ -20,6 +20,7 @@ use crate::seal::KeyRing;
 use crate::snapshot;
 use crate::store::Store;
 use crate::version::DataVersion;
+use crate::writer::LogEnd;
 
 /// Decoded batches wait between the two halves of a restore up to this many bytes a parcel …
 const PARCEL_BYTES: usize = 512 * 1024;
@@ -44,13 +45,13 @@ impl Plan {
     /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where a generation's beginning is not
     /// there, for what came after it cannot be restored.
     pub fn newest(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
-        for generation in log::generations(store)?.into_iter().rev() {
-            let segments = log::segments(store, generation)?;
-            if let Some(start) = start_of(store, keys, &segments)? {
-                return Ok(Self { generation, start, segments });
-            }
-        }
-        Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
+        let generation = LogEnd::read(store, keys)?.position.generation;
+        let segments = log::segments(store, generation)?;
+        let start = start_of(store, keys, &segments)?.ok_or_else(|| Error::Nothing {
+            store: store.label().into(),
+            what: "the log has no record".into(),
+        })?;
+        Ok(Self { generation, start, segments })
     }
 
     /// Bytes of the segments, preallocated ones included.
@@ -65,19 +66,23 @@ pub(crate) fn start_of(
     keys: &KeyRing,
     segments: &[SegmentEntry],
 ) -> Result<Option<Start>> {
+    let mut found: Option<(u64, Start)> = None;
     for entry in segments {
+        if found.as_ref().is_some_and(|(seq, _)| *seq != entry.name.first_seq) {
+            break;
+        }
         let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
         let mut plain = Vec::new();
         let Some(seq) = segment.records(keys)?.next(&mut plain)? else { continue };
         let place = format!("record seq {seq} in '{}'", entry.name);
-        return match log::decode_record(entry.name, seq, &plain)? {
-            Record::Open(open) => open.start.map(Some).ok_or_else(|| {
-                Error::damaged(place, "the generation's first segment is missing before it")
-            }),
-            _ => Err(Error::damaged(place, "a segment begins with an open record")),
+        let Record::Open(open) = log::decode_record(entry.name, seq, &plain)? else {
+            return Err(Error::damaged(place, "a segment begins with an open record"));
         };
+        // A second one of the same seq voids the first: its writer failed, and began again.
+        let missing = "the generation's first segment is missing before it";
+        found = Some((seq, open.start.ok_or_else(|| Error::damaged(place, missing))?));
     }
-    Ok(None)
+    Ok(found.map(|(_, start)| start))
 }
 
 /// How far a restore is.

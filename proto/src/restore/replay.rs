@@ -73,7 +73,8 @@ impl<'c> Prepared<'c> {
             return Some(*index);
         }
         // Where a `?` cannot stand for a literal this fails, and text is as good.
-        self.statements.push(db.prepare(&sql).ok()?);
+        let statement = db.prepare(&sql).ok().filter(|statement| statement.column_count() == 0)?;
+        self.statements.push(statement);
         self.by_text.insert(sql, self.statements.len() - 1);
         Some(self.statements.len() - 1)
     }

@@ -9,14 +9,14 @@ use super::key::DataKey;
 use crate::hex;
 
 /// Bytes that a frame adds to what it holds: length, its complement, tag, end mark.
-pub const FRAME_OVERHEAD: usize = 8 + TAG_LEN + 4;
+pub const FRAME_OVERHEAD: usize = PREFIX_LEN + TAG_LEN + MARK_LEN;
 /// Most bytes that one frame holds.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
 
 const TAG_LEN: usize = 16;
 /// Bytes of a frame's prefix: its length and the complement of that.
 pub const PREFIX_LEN: usize = 8;
-const END_MARK: [u8; 4] = *b"END.";
+const MARK_LEN: usize = 8;
 /// What storage writes whole or not at all.
 const SECTOR: usize = 512;
 
@@ -135,11 +135,10 @@ impl Sealer {
             return Err(FrameError::TooLarge(held));
         };
         out.extend_from_slice(&tag);
-        let len = (held + TAG_LEN) as u32;
-        out[start..start + 4].copy_from_slice(&len.to_le_bytes());
-        out[start + 4..start + PREFIX_LEN].copy_from_slice(&(!len).to_le_bytes());
+        out[start..start + PREFIX_LEN].copy_from_slice(&prefix((held + TAG_LEN) as u32));
+        let mark = end_mark(self.0.number);
         self.0.advance(&out[start + PREFIX_LEN..]);
-        out.extend_from_slice(&END_MARK);
+        out.extend_from_slice(&mark);
         Ok(())
     }
 
@@ -181,7 +180,7 @@ impl Opener {
         plain.clear();
         let Some(len) = frame_len(bytes)? else { return Err(FrameError::End) };
         let (sealed, rest) = bytes[PREFIX_LEN..].split_at_checked(len).ok_or(FrameError::Short)?;
-        let mark = end_mark(rest).ok_or(FrameError::Damaged)?;
+        let mark = marked(rest, self.0.number).ok_or(FrameError::Damaged)?;
         let (held, tag) = sealed.split_at(len - TAG_LEN);
         let tag = Tag::try_from(tag).map_err(|_| FrameError::Damaged)?;
         plain.extend_from_slice(held);
@@ -201,7 +200,7 @@ impl Opener {
 /// # Errors
 /// [`FrameError::Damaged`].
 pub fn frame_size(prefix: &[u8; PREFIX_LEN]) -> Result<Option<usize>, FrameError> {
-    Ok(frame_len(prefix)?.map(|len| PREFIX_LEN + len + END_MARK.len()))
+    Ok(frame_len(prefix)?.map(|len| PREFIX_LEN + len + MARK_LEN))
 }
 
 /// The length that a frame's prefix gives; `None` where there are only zeros or nothing.
@@ -250,43 +249,96 @@ pub enum Tail {
     Damaged,
 }
 
-/// Tells an interrupted write from damage, in what follows the last good frame at `offset` of an object.
+/// Tells an interrupted write from damage, in what follows the last good frame at `offset` of an object;
+/// `number` is that of the frame that would be next.
 ///
 /// Frames are written one at a time into zeros, or past the end. An interrupted write is recognised by
 /// what it did not write: a whole sector of the frame, or all of it from some byte on, is missing or
-/// still zeros. A frame that was all there and then changed shows none of these.
-pub fn tail_after(rest: &[u8], offset: u64) -> Tail {
+/// still zeros. A frame that was all there and then changed shows none of these. And where the end mark
+/// of a *later* frame is found, this one was durable before that was begun.
+pub fn tail_after(rest: &[u8], offset: u64, number: u64) -> Tail {
     let Some(last) = rest.iter().rposition(|&byte| byte != 0) else { return Tail::Clean };
     let written = last + 1;
+    if later_mark(&rest[..written], number) {
+        return Tail::Damaged;
+    }
     let (end, cut) = match frame_len(rest) {
         Ok(Some(len)) => {
-            let end = PREFIX_LEN + len + END_MARK.len();
-            (end, written + END_MARK.len() <= end)
+            let end = PREFIX_LEN + len + MARK_LEN;
+            (end, written + MARK_LEN <= end)
         }
         _ => (written, written < PREFIX_LEN),
     };
-    if written <= end && (cut || lost_sector(&rest[..end.min(rest.len())], offset)) {
-        Tail::Torn
-    } else {
-        Tail::Damaged
-    }
+    let frame = &rest[..end.min(rest.len())];
+    let lost = lost_sector(frame, offset) || lost_prefix_part(&rest[..written], offset, number);
+    if written <= end && (cut || lost) { Tail::Torn } else { Tail::Damaged }
+}
+
+/// True where the end mark of a frame behind `number` stands in `rest`. By chance that is so once in
+/// about 2^32 bytes, and then only calls an interrupted write damage.
+fn later_mark(rest: &[u8], number: u64) -> bool {
+    rest.windows(MARK_LEN).any(|window| {
+        window.ends_with(MARK_WORD) && {
+            let found = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
+            let ahead = found.wrapping_sub(number as u32);
+            (1..1 << 31).contains(&ahead)
+        }
+    })
 }
 
 /// True where the part of `frame` that lies in one sector of the object is all zeros, and is long
 /// enough that it was not so by chance: the whole prefix, or 16 sealed bytes.
 fn lost_sector(frame: &[u8], offset: u64) -> bool {
-    let first = SECTOR - (offset % SECTOR as u64) as usize;
-    let (head, rest) = frame.split_at(first.min(frame.len()));
+    let (head, rest) = frame.split_at(first_part(offset).min(frame.len()));
     let lost = |part: &[u8], enough| part.len() >= enough && part.iter().all(|&byte| byte == 0);
     lost(head, PREFIX_LEN) || rest.chunks(SECTOR).any(|part| lost(part, TAG_LEN))
 }
 
-/// The end mark behind a frame: how many bytes of it are there. A mark that the object's end cuts off,
-/// or whose end and all behind it are zeros, is that of a write interrupted in its last bytes.
-fn end_mark(rest: &[u8]) -> Option<usize> {
-    if rest.starts_with(&END_MARK) {
-        return Some(END_MARK.len());
+/// True where a frame's prefix crosses into the next sector, the first was not written, and the bytes in
+/// the second are those that the frame's length, known from its end mark, gives.
+fn lost_prefix_part(written: &[u8], offset: u64, number: u64) -> bool {
+    let first = first_part(offset);
+    if first >= PREFIX_LEN
+        || written.len() < FRAME_OVERHEAD
+        || !written.ends_with(&end_mark(number))
+    {
+        return false;
     }
-    let there = rest.iter().zip(END_MARK).take_while(|(byte, mark)| *byte == mark).count();
-    rest[there..].iter().all(|&byte| byte == 0).then_some(rest.len().min(END_MARK.len()))
+    let mut prefix = prefix((written.len() - PREFIX_LEN - MARK_LEN) as u32);
+    prefix[..first].fill(0);
+    written.starts_with(&prefix)
+}
+
+/// Bytes from `offset` to the end of its sector.
+fn first_part(offset: u64) -> usize {
+    SECTOR - (offset % SECTOR as u64) as usize
+}
+
+const MARK_WORD: &[u8] = b"END.";
+
+/// What stands behind the frame of `number`: the low 32 bits of the number, then a word.
+fn end_mark(number: u64) -> [u8; MARK_LEN] {
+    let mut mark = [0; MARK_LEN];
+    mark[..4].copy_from_slice(&(number as u32).to_le_bytes());
+    mark[4..].copy_from_slice(MARK_WORD);
+    mark
+}
+
+/// The length of the sealed bytes, then its complement.
+fn prefix(len: u32) -> [u8; PREFIX_LEN] {
+    let mut prefix = [0; PREFIX_LEN];
+    prefix[..4].copy_from_slice(&len.to_le_bytes());
+    prefix[4..].copy_from_slice(&(!len).to_le_bytes());
+    prefix
+}
+
+/// How many bytes of the end mark of `number` begin `rest`. A mark that the object's end cuts off, or
+/// whose end and all behind it are zeros, is that of a write interrupted in its last bytes.
+fn marked(rest: &[u8], number: u64) -> Option<usize> {
+    let mark = end_mark(number);
+    if rest.starts_with(&mark) {
+        return Some(MARK_LEN);
+    }
+    let there = rest.iter().zip(mark).take_while(|(byte, mark)| *byte == mark).count();
+    rest[there..].iter().all(|&byte| byte == 0).then_some(rest.len().min(MARK_LEN))
 }

@@ -44,7 +44,7 @@ pub struct Header {
     pub epoch: u32,
     /// Segment: seq of its first record. Snapshot: seq of its position. Claim: 0.
     pub seq: u64,
-    /// Segment: how many segments this epoch opened before it. Else 0.
+    /// Segment, snapshot: how many objects this epoch began before it. Claim: 0.
     pub index: u32,
     /// Segment: chain hash of the record before its first. Snapshot: of its position. Claim: zeros.
     pub prev: Chain,

@@ -28,7 +28,9 @@ const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 pub struct FileStore {
     label: String,
     root: OwnedFd,
-    zero_fill: bool,
+    /// On a local file system: its zeros are worth while, and its folders are the same for everybody. A
+    /// network client keeps what it saw of a folder until that is opened again.
+    local: bool,
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
 }
 
@@ -74,8 +76,8 @@ impl FileStore {
             Errno::NOENT => path_kind(path, "open", StoreErrorKind::Gone("folder is not there")),
             _ => path_error(path, "open", errno.into()),
         })?;
-        let zero_fill = rewards_zero_fill(&root);
-        Ok(Self { label: path.display().to_string(), root, zero_fill, folders: Mutex::default() })
+        let local = is_local(&root);
+        Ok(Self { label: path.display().to_string(), root, local, folders: Mutex::default() })
     }
 
     fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
@@ -107,7 +109,7 @@ impl FileStore {
 
     fn folder(&self, path: &str, make: bool) -> Result<Arc<OwnedFd>, StoreError> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = folders.get(path) {
+        if let Some(folder) = folders.get(path).filter(|_| self.local) {
             return Ok(folder.clone());
         }
         let failed = self.failed("open folder", path);
@@ -164,7 +166,7 @@ impl Store for FileStore {
             file: out.into(),
             at: 0,
             zeroed: 0,
-            zero_fill: self.zero_fill,
+            zero_fill: self.local,
         };
         append.append(header)?;
         fsync(&*folder).map_err(self.failed("sync folder of", name))?;
@@ -217,6 +219,13 @@ impl Store for FileStore {
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StoreError> {
+        let file = self.open_file(name)?;
+        fsync(&file).map_err(self.failed("sync", name))?;
+        let (folder, _) = self.locate(name, false)?;
+        fsync(&*folder).map_err(self.failed("sync folder of", name))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -338,8 +347,9 @@ impl Append for FileAppend {
     }
 }
 
-/// True on file systems that overwrite in place; copy-on-write and network ones gain nothing.
-fn rewards_zero_fill(root: &OwnedFd) -> bool {
+/// True on file systems of this machine's own disks that overwrite in place; copy-on-write and network
+/// ones gain nothing from zeros.
+fn is_local(root: &OwnedFd) -> bool {
     const EXT: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     fstatfs(root.as_fd()).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | XFS))

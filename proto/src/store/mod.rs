@@ -75,6 +75,13 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError>;
 
+    /// Makes an object durable that an earlier process may have left without: what is read may still be
+    /// in a cache, and a writer must not build on it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn sync(&self, name: &str) -> Result<(), StoreError>;
+
     /// Removes an object, durably; fine where there is none.
     ///
     /// # Errors

@@ -292,6 +292,15 @@ impl Node {
         Ok(id)
     }
 
+    /// Sends any bytes whatever, well formed or not: `false` if the plugin no
+    /// longer reads. An answer to `id` is for [`Node::reply`].
+    pub fn send_raw(&mut self, id: &str, bytes: impl Into<Vec<u8>>) -> Result<bool, SimError> {
+        let timeout = self.config.reply_timeout;
+        let plugin = self.plugin.as_mut().ok_or(SimError::NotRunning)?;
+        plugin.expect(id);
+        plugin.send(bytes.into(), timeout)
+    }
+
     /// Waits for the answer to [`Node::send_call`].
     pub fn reply(&mut self, id: &str, timeout: Duration) -> Result<Reply, SimError> {
         let plugin = self.plugin.as_mut().ok_or(SimError::NotRunning)?;

@@ -106,6 +106,11 @@ impl PluginProcess {
         (id, bytes)
     }
 
+    /// Takes an answer to a request that was not [prepared](Self::prepare).
+    pub(super) fn expect(&mut self, id: &str) {
+        self.requests.insert(id.to_owned(), None);
+    }
+
     /// Writes bytes to its stdin: `false` if it no longer reads.
     pub(super) fn send(&mut self, bytes: Vec<u8>, timeout: Duration) -> Result<bool, SimError> {
         let Some(stdin) = &self.stdin else {

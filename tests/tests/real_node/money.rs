@@ -184,6 +184,8 @@ impl Campaign {
         let (how, options) = thread::scope(|scope| {
             scope.spawn(|| keep_paying(&ours, &theirs, dead, sent, to_seed));
             scope.spawn(|| keep_paying(&theirs, &ours, dead, received, from_seed));
+            // Else a panic here would wait for them for ever.
+            let _dead = SetOnDrop(dead);
             let began = Instant::now();
             change_channels(pair, &node, round, &mut changes);
             thread::sleep(patience.saturating_sub(began.elapsed()));
@@ -193,7 +195,6 @@ impl Campaign {
                 2 | 3 => kill_both(node),
                 _ => node.kill(),
             };
-            dead.store(true, Ordering::Relaxed);
             (how, options)
         });
         self.tally.plugin_killed += u32::from(how < 2);
@@ -211,6 +212,14 @@ impl Campaign {
         self.pair.assert_nothing_lost(node.options());
         let options = node.stop();
         self.backup.verify(&options);
+    }
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,0 +1,189 @@
+//! Two writers and one log: whatever the older one leaves behind, what the newer acknowledged is read.
+
+mod sim;
+
+use std::sync::Arc;
+
+use lockstep_proto::error::Error;
+use lockstep_proto::fence::Claimant;
+use lockstep_proto::log::LogReader;
+use lockstep_proto::record::{Start, StartReason};
+use lockstep_proto::restore::Plan;
+use lockstep_proto::restore::batches::Committed;
+use lockstep_proto::seal::{Chain, Header, KeyRing, ObjectKind, StoreId};
+use lockstep_proto::store::Store;
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::{Call, LogEnd, Outcome, Writer};
+
+use sim::{Fault, SimStore};
+
+struct Log {
+    store: SimStore,
+    keys: KeyRing,
+}
+
+impl Log {
+    /// A log with version 1 in it, by the directory `a`.
+    fn new() -> (Self, Writer) {
+        let log =
+            Self { store: SimStore::default(), keys: KeyRing::generate(StoreId([1; 16])).unwrap() };
+        let claimant = Claimant::this_process("test", "init", "a", 1).unwrap();
+        let mut writer = Writer::create(log.arc(), log.keys.clone(), claimant).unwrap();
+        writer.begin(Start { reason: StartReason::Init, base: None }, None, 1).unwrap();
+        log.append(&mut writer, 1).unwrap();
+        (log, writer)
+    }
+
+    fn arc(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    fn open(&self, directory: &str) -> Result<Writer, Error> {
+        let claimant = Claimant::this_process("test", "node", directory, 1).unwrap();
+        Writer::open(self.arc(), self.keys.clone(), claimant, 1)
+    }
+
+    fn append(&self, writer: &mut Writer, version: u32) -> Result<Outcome, Error> {
+        let writes = [format!("INSERT INTO t VALUES ({version}, {})", writer.epoch())];
+        writer.append(
+            &Call { data_version: DataVersion(version), transaction: true, writes: &writes },
+            1,
+        )
+    }
+
+    /// The values of the batches that a restore would replay.
+    fn logged(&self) -> Vec<String> {
+        let plan = Plan::newest(&self.store, &self.keys).unwrap();
+        let mut logged = Vec::new();
+        let mut committed = Committed::new(|batch| {
+            let text = batch.statements[0].text().unwrap();
+            logged.push(text.trim_start_matches("INSERT INTO t VALUES ").to_owned());
+            Ok(())
+        });
+        LogReader::new(&self.store, &self.keys).read(&plan.segments, &mut committed).unwrap();
+        committed.finish().unwrap();
+        logged
+    }
+
+    /// The next operation on the store fails in this way.
+    fn fail_next(&self, after: usize, fault: Fault) {
+        let mut disk = self.store.0.lock().unwrap();
+        disk.fail_at = Some((disk.operations + after, fault));
+    }
+}
+
+#[test]
+fn an_older_writer_is_refused_and_its_record_is_void() {
+    let (log, mut old) = Log::new();
+    let mut new = log.open("a").unwrap();
+    assert!(matches!(log.append(&mut old, 2), Err(Error::Fenced { .. })));
+    log.append(&mut new, 2).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 2)"]);
+}
+
+#[test]
+fn an_older_writer_stays_fenced_however_many_came_after_it() {
+    let (log, mut old) = Log::new();
+    for _ in 0..40 {
+        log.open("a").unwrap().close(1);
+    }
+    assert!(matches!(log.append(&mut old, 2), Err(Error::Fenced { .. })));
+}
+
+#[test]
+fn a_generation_of_a_fenced_writer_hides_nothing() {
+    let (log, _) = Log::new();
+    let mut old = log.open("a").unwrap();
+    let mut new = log.open("a").unwrap();
+    log.append(&mut new, 2).unwrap();
+    let start = Start { reason: StartReason::Gap, base: None };
+    assert!(matches!(old.begin(start, Some(DataVersion(9)), 1), Err(Error::Fenced { .. })));
+    log.append(&mut new, 3).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 3)", "(3, 3)"]);
+
+    // Even where the generation was begun between its look at the claims and the claim.
+    let (generation, epoch) = (2, 2);
+    let key = log.keys.current().unwrap();
+    let header = Header {
+        kind: ObjectKind::Segment,
+        key: key.id(),
+        store: log.keys.store(),
+        generation,
+        epoch,
+        seq: 4,
+        index: 7,
+        prev: Chain::default(),
+        nonce_prefix: [3; 16],
+    };
+    let newest = LogEnd::read(&log.store, &log.keys).unwrap();
+    let name = format!("log/{generation:08x}/{epoch:08x}-00000007-{:016x}.seg", 4);
+    log.store.create(&name, &header.encode()).unwrap();
+    assert_eq!(LogEnd::read(&log.store, &log.keys).unwrap(), newest);
+}
+
+#[test]
+fn a_segment_without_a_record_voids_nothing() {
+    let (log, mut writer) = Log::new();
+    log.append(&mut writer, 2).unwrap();
+    // Anybody can write a header that is bound to the record before the last.
+    let before = LogEnd::read(&log.store, &log.keys).unwrap().position;
+    let header = Header {
+        kind: ObjectKind::Segment,
+        key: log.keys.current().unwrap().id(),
+        store: log.keys.store(),
+        generation: before.generation,
+        epoch: 1,
+        seq: before.seq,
+        index: 1,
+        prev: Chain([5; 32]),
+        nonce_prefix: [3; 16],
+    };
+    let name = format!("log/{:08x}/00000001-00000001-{:016x}.seg", before.generation, before.seq);
+    log.store.create(&name, &header.encode()).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 1)"]);
+    let mut next = log.open("a").unwrap();
+    log.append(&mut next, 3).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 1)", "(3, 2)"]);
+}
+
+#[test]
+fn a_second_segment_of_a_fenced_writer_is_void_whole() {
+    let (log, mut old) = Log::new();
+    // The record is durable, but the look at the claims fails: not acknowledged, tried again.
+    log.fail_next(1, Fault::Before);
+    assert!(matches!(log.append(&mut old, 2), Err(Error::Store(_))));
+    let mut new = log.open("a").unwrap();
+    let claims: Vec<String> = {
+        let disk = log.store.0.lock().unwrap();
+        disk.objects.keys().filter(|name| name.starts_with("epochs/")).cloned().collect()
+    };
+    // The old writer looked before the claim was there, and writes its open record after.
+    let claim = claims.last().unwrap();
+    let hidden = log.store.0.lock().unwrap().objects.remove(claim).unwrap();
+    log.fail_next(3, Fault::Before);
+    assert!(log.append(&mut old, 2).is_err());
+    log.store.0.lock().unwrap().objects.insert(claim.clone(), hidden);
+    log.append(&mut new, 3).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 1)", "(3, 2)"]);
+}
+
+#[test]
+fn a_log_belongs_to_the_directory_that_was_restored_last() {
+    let (log, mut old) = Log::new();
+    old.close(1);
+    let restored = LogEnd::read(&log.store, &log.keys).unwrap().position;
+    let claimant = |directory| Claimant::this_process("test", "restore", directory, 1).unwrap();
+    let b = Writer::take_over(log.arc(), log.keys.clone(), claimant("b"), restored, 1);
+    let mut b = b.unwrap();
+    b.close(1);
+    // One transaction ahead of what `a` has: `a` must not take it for one that was never committed.
+    let mut b = log.open("b").unwrap();
+    log.append(&mut b, 2).unwrap();
+    assert!(matches!(log.open("a"), Err(Error::RestoredElsewhere { .. })));
+    let mut b = log.open("b").unwrap();
+    log.append(&mut b, 3).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 3)", "(3, 5)"]);
+    // And what was restored before that is no base to go on from.
+    let late = Writer::take_over(log.arc(), log.keys.clone(), claimant("c"), restored, 1);
+    assert!(matches!(late, Err(Error::Refused { .. })));
+}
