@@ -4,15 +4,17 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_tests::real::backup::{Found, WALLET, compare_with_dead};
-use lockstep_tests::real::channel::{Pair, channel_ids, pay, working};
+use lockstep_tests::real::channel::{Pair, channel_ids, pay};
 use lockstep_tests::real::daemons::say;
 use lockstep_tests::real::lightningd::Caller;
+use lockstep_tests::real::process::signal;
 use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::real::{Backup, Daemons, Node, NodeOptions, long, recorder};
 use lockstep_tests::testdir::TestDir;
@@ -54,8 +56,8 @@ struct Tally {
     same: u32,
     in_flight: u32,
     in_flight_unknown: u32,
-    sent: AtomicU64,
-    received: AtomicU64,
+    sent: u64,
+    received: u64,
     blocks: u32,
     opened: u32,
     closed: u32,
@@ -65,7 +67,7 @@ struct Tally {
 
 impl Tally {
     fn paid_less_than(&self, payments: u64) -> bool {
-        self.sent.load(Ordering::Relaxed).min(self.received.load(Ordering::Relaxed)) < payments
+        self.sent.min(self.received) < payments
     }
 }
 
@@ -82,8 +84,8 @@ impl fmt::Display for Tally {
             self.same,
             self.in_flight,
             self.in_flight_unknown,
-            self.sent.load(Ordering::Relaxed),
-            self.received.load(Ordering::Relaxed),
+            self.sent,
+            self.received,
             self.opened,
             self.closed,
             self.spliced,
@@ -132,7 +134,7 @@ impl Campaign {
     /// Traffic, death, restore, comparison, and the next life.
     fn round(&mut self, round: u32) {
         let node = self.node.take().unwrap();
-        let dead = self.die_in_traffic(node, round);
+        let (dead, traffic) = self.die_in_traffic(node, round);
         let batch = recorder::last_call(&dead.network_dir());
 
         self.lives += 1;
@@ -151,6 +153,9 @@ impl Campaign {
         self.tally.rounds += 1;
         fs::remove_dir_all(dead.base()).unwrap();
         self.node = Some(self.come_back(next));
+        let (sent, received) = traffic.count();
+        self.tally.sent += sent;
+        self.tally.received += received;
     }
 
     /// Starts what was restored: the same node, the same channel, and money goes both ways.
@@ -160,50 +165,64 @@ impl Campaign {
         node.connect(&self.pair.peer);
         self.pair.wait_for_channels(&node, 1);
         let (ours, theirs) = (node.caller(), self.pair.peer.caller());
-        for (from, to, count) in
-            [(&ours, &theirs, &self.tally.sent), (&theirs, &ours, &self.tally.received)]
-        {
+        for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
             let rng = &mut self.rng;
             // A payment right after the connection may find the channel not usable yet.
             wait_for("a payment after the restore", || pay(from, to, rng).ok());
-            count.fetch_add(1, Ordering::Relaxed);
         }
+        self.tally.sent += 1;
+        self.tally.received += 1;
         self.pair.assert_nothing_lost(node.options());
         node
     }
 
     /// Payments go both ways, and channels come and go, until the node is killed.
-    fn die_in_traffic(&mut self, node: Node, round: u32) -> NodeOptions {
-        let (ours, theirs) = (node.caller(), self.pair.peer.caller());
-        let dead = AtomicBool::new(false);
-        let (sent, received) = (&self.tally.sent, &self.tally.received);
-        let (to_seed, from_seed) = (self.rng.u64(..), self.rng.u64(..));
+    fn die_in_traffic(&mut self, node: Node, round: u32) -> (NodeOptions, Traffic) {
         let patience = Duration::from_millis(self.rng.u64(200..2_500));
-        let (pair, dead) = (&self.pair, &dead);
-        let mut changes = Changes::default();
-        let (how, options) = thread::scope(|scope| {
-            scope.spawn(|| keep_paying(&ours, &theirs, dead, sent, to_seed));
-            scope.spawn(|| keep_paying(&theirs, &ours, dead, received, from_seed));
-            // Else a panic here would wait for them for ever.
-            let _dead = SetOnDrop(dead);
-            let began = Instant::now();
-            change_channels(pair, &node, round, &mut changes);
-            thread::sleep(patience.saturating_sub(began.elapsed()));
-            let how = self.rng.u8(..10);
-            let options = match how {
-                0 | 1 => node.kill_plugin(),
-                2 | 3 => kill_both(node),
-                _ => node.kill(),
-            };
-            (how, options)
-        });
-        self.tally.plugin_killed += u32::from(how < 2);
-        self.tally.both_killed += u32::from((2..4).contains(&how));
-        self.tally.blocks += changes.blocks;
-        self.tally.opened += changes.opened;
-        self.tally.closed += changes.closed;
-        self.tally.spliced += changes.spliced;
-        options
+        let traffic = Traffic::start(node.caller(), self.pair.peer.caller(), &mut self.rng);
+        let began = Instant::now();
+        self.change_channels(&node, round);
+        thread::sleep(patience.saturating_sub(began.elapsed()));
+        let options = match self.rng.u8(..10) {
+            0 | 1 => {
+                self.tally.plugin_killed += 1;
+                node.kill_plugin()
+            }
+            2 | 3 => {
+                self.tally.both_killed += 1;
+                signal(node.plugin_pid().expect("the plugin runs"), "KILL");
+                node.kill()
+            }
+            _ => node.kill(),
+        };
+        traffic.stop();
+        (options, traffic)
+    }
+
+    /// What happens to channels in this round besides payments.
+    fn change_channels(&mut self, node: &Node, round: u32) {
+        let channels = channel_ids(node);
+        match round % 5 {
+            1 => {
+                self.pair.open_another(node);
+                self.tally.opened += 1;
+            }
+            2 => {
+                let splice = [("channel", json!(channels[0])), ("amount", json!(50_000))];
+                // It takes turns with the payments, and may be refused.
+                if node.try_call("splicein", &splice).is_ok() {
+                    self.tally.spliced += 1;
+                }
+            }
+            3 if channels.len() > 1 => {
+                let close = [("id", json!(channels[1])), ("unilateraltimeout", json!(0))];
+                node.call("close", &close);
+                self.tally.closed += 1;
+            }
+            _ => {}
+        }
+        self.pair.bitcoind.generate(6);
+        self.tally.blocks += 6;
     }
 
     /// After the last life everything that is stored is still proved, and a clean stop is one.
@@ -215,64 +234,45 @@ impl Campaign {
     }
 }
 
-struct SetOnDrop<'a>(&'a AtomicBool);
+/// Payments both ways at once, until told to stop. One that is open when the node dies goes on when the
+/// node is back.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    sent: JoinHandle<u64>,
+    received: JoinHandle<u64>,
+}
 
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Traffic {
+    fn start(ours: Caller, theirs: Caller, rng: &mut Rng) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = |from: &Caller, to: &Caller, mut rng: Rng| {
+            let (from, to, stop) = (from.clone(), to.clone(), stop.clone());
+            thread::spawn(move || {
+                let mut paid = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    match pay(&from, &to, &mut rng) {
+                        Ok(()) => paid += 1,
+                        // The node is dying, or the channel is busy with something else.
+                        Err(_) => thread::sleep(Duration::from_millis(20)),
+                    }
+                }
+                paid
+            })
+        };
+        let sent = start(&ours, &theirs, rng.fork());
+        let received = start(&theirs, &ours, rng.fork());
+        Self { stop, sent, received }
     }
-}
 
-/// As a power cut, which takes both at once.
-fn kill_both(node: Node) -> NodeOptions {
-    let plugin = node.plugin_pid().expect("the plugin runs");
-    lockstep_tests::real::process::signal(plugin, "KILL");
-    node.kill()
-}
-
-fn keep_paying(from: &Caller, to: &Caller, dead: &AtomicBool, count: &AtomicU64, seed: u64) {
-    let mut rng = Rng::with_seed(seed);
-    while !dead.load(Ordering::Relaxed) {
-        match pay(from, to, &mut rng) {
-            Ok(()) => drop(count.fetch_add(1, Ordering::Relaxed)),
-            // The node is dying, or the channel is busy with something else.
-            Err(_) => thread::sleep(Duration::from_millis(20)),
-        }
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
-}
 
-#[derive(Default)]
-struct Changes {
-    blocks: u32,
-    opened: u32,
-    closed: u32,
-    spliced: u32,
-}
-
-/// What happens to channels in this round. A command may fail because of what went before; that is seen
-/// by what becomes of the channels.
-fn change_channels(pair: &Pair, node: &Node, round: u32, changes: &mut Changes) {
-    let channels = channel_ids(node);
-    match round % 5 {
-        1 => {
-            pair.open_another(node);
-            changes.opened += 1;
-        }
-        2 => {
-            if working(&node.caller()) > 0
-                && let Some(channel) = channels.first()
-                && let Ok(_) = node
-                    .try_call("splicein", &[("channel", json!(channel)), ("amount", json!(50_000))])
-            {
-                changes.spliced += 1;
-            }
-        }
-        3 if channels.len() > 1 => {
-            node.call("close", &[("id", json!(channels[1])), ("unilateraltimeout", json!(0))]);
-            changes.closed += 1;
-        }
-        _ => {}
+    /// Waits for the payments that were open, and counts all.
+    fn count(self) -> (u64, u64) {
+        wait_for("open payments", || {
+            (self.sent.is_finished() && self.received.is_finished()).then_some(())
+        });
+        (self.sent.join().unwrap(), self.received.join().unwrap())
     }
-    pair.bitcoind.generate(6);
-    changes.blocks += 6;
 }
