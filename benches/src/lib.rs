@@ -111,15 +111,9 @@ impl Plugin {
             .unwrap_or(0)
     }
 
-    /// Processor time that the process has used so far, all threads; from `/proc/PID/schedstat`, whose
-    /// unit is nanoseconds.
+    /// Processor time that the process has used so far.
     pub fn cpu(&self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
-        let nanos = tasks.into_iter().flatten().flatten().filter_map(|task| {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(nanos.sum())
+        cpu_of(self.child.id())
     }
 
     /// Closes the pipe and waits.
@@ -130,11 +124,23 @@ impl Plugin {
     }
 }
 
+/// Processor time of all threads of a process, from `/proc/PID/task/*/schedstat`, in nanoseconds there.
+fn cpu_of(process: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    let nanos = tasks.into_iter().flatten().flatten().filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
 /// The floor: one file on the same file system, written over zeros, `fdatasync` after each write.
 pub struct Raw {
     file: File,
     at: u64,
     bytes: Vec<u8>,
+    /// Processor time of each write, the kernel's share included.
+    pub cpu_times: Vec<Duration>,
 }
 
 impl Raw {
@@ -146,16 +152,19 @@ impl Raw {
             file.write_all_at(&zeros, at as u64)?;
         }
         file.sync_all()?;
-        Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20] })
+        Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20], cpu_times: Vec::new() })
     }
 
     /// Writes `len` bytes and makes them durable.
     pub fn write(&mut self, len: usize) -> io::Result<Duration> {
+        let cpu = cpu_of(std::process::id());
         let began = Instant::now();
         self.file.write_all_at(&self.bytes[..len.min(self.bytes.len())], self.at)?;
         self.file.sync_data()?;
+        let took = began.elapsed();
+        self.cpu_times.push(cpu_of(std::process::id()).saturating_sub(cpu));
         self.at += len as u64;
-        Ok(began.elapsed())
+        Ok(took)
     }
 }
 

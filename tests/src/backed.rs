@@ -1,10 +1,10 @@
 //! A node whose backup is real: made by `backup-cli init`, written by `cln-lockstep`, read by
 //! `backup-cli restore`.
 
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::binaries::{self, Cli, Output};
 use crate::oracle;
@@ -12,7 +12,7 @@ use crate::sim::{Node, NodeConfig, Standing};
 use crate::testdir::TestDir;
 use crate::workload::Workload;
 
-/// Set to `1`, tests take the numbers that a release is judged by, and hours less than a day.
+/// Set to `1`, tests take the numbers that a release is judged by.
 const LONG_VARIABLE: &str = "LOCKSTEP_LONG";
 
 /// One of two numbers: that of every day, or with `LOCKSTEP_LONG=1` the long one.
@@ -24,7 +24,7 @@ pub fn ci_or_long<T>(ci: T, long: T) -> T {
 #[derive(Debug)]
 pub struct Backed {
     dir: TestDir,
-    restores: Cell<u32>,
+    restores: AtomicU32,
 }
 
 impl Backed {
@@ -32,7 +32,7 @@ impl Backed {
     pub fn without_backup() -> Self {
         let dir = TestDir::new();
         dir.write_hsm_secret(1);
-        Self { dir, restores: Cell::new(0) }
+        Self { dir, restores: AtomicU32::new(0) }
     }
 
     /// A node that has never been started, with an empty backup.
@@ -119,7 +119,7 @@ impl Backed {
 
     /// Another name for a restored database.
     pub fn new_dest(&self) -> PathBuf {
-        let number = self.restores.replace(self.restores.get() + 1);
+        let number = self.restores.fetch_add(1, Ordering::Relaxed);
         self.dir.path(format!("restored-{number}.sqlite3"))
     }
 

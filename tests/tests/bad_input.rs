@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_tests::backed::{Backed, files_under};
 use lockstep_tests::binaries::{Cli, Output, backup_cli};
@@ -411,12 +411,22 @@ fn a_full_destination_that_gets_room_in_time_is_waited_for() {
         )])
     };
     thread::scope(|scope| {
-        let mount = &mount;
+        let (mount, store) = (&mount, backed.store());
         scope.spawn(move || {
-            for megabytes in [4, 6, 8, 16] {
-                thread::sleep(Duration::from_millis(700));
-                mount.remount(&format!("size={}", megabytes << 20));
+            // Once nothing comes any more, it is full.
+            let size = || -> u64 {
+                let files = files_under(&store).into_iter();
+                files.map(|file| fs::metadata(store.join(file)).map_or(0, |it| it.len())).sum()
+            };
+            let mut last = (0, Instant::now());
+            while last.0 < 1 << 20 || last.1.elapsed() < Duration::from_secs(2) {
+                thread::sleep(Duration::from_millis(50));
+                let now = size();
+                if now != last.0 {
+                    last = (now, Instant::now());
+                }
             }
+            mount.remount(&format!("size={}", 64 << 20));
         });
         for _ in 0..30 {
             node.write(&blob(&mut rng)).unwrap().expect_committed();

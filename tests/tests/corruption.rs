@@ -22,7 +22,9 @@ use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{Head, Open, Record};
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::restore::{self, Plan};
-use lockstep_proto::seal::{HEADER_LEN, Header, KeyRing, ObjectKind, Sealer};
+use lockstep_proto::seal::{
+    FRAME_OVERHEAD, HEADER_LEN, Header, KeyRing, ObjectKind, PREFIX_LEN, Sealer, frame_size,
+};
 use lockstep_proto::slots::{self, NODE_SECRET_INFO, Unlock};
 use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
 use lockstep_proto::writer::LogEnd;
@@ -34,8 +36,8 @@ use lockstep_tests::testdir::copy_dir;
 use lockstep_tests::{Step, oracle};
 use sha2::{Digest, Sha256};
 
-const PREFIX: usize = 8;
-const END_MARK: usize = 4;
+const TAG: usize = 16;
+const END_MARK: usize = FRAME_OVERHEAD - PREFIX_LEN - TAG;
 const SECTOR: usize = 512;
 /// Preallocated zeros that the sweeps keep behind the last record.
 const ZEROS_KEPT: usize = 40;
@@ -362,17 +364,17 @@ fn exit_code(error: &Error) -> i32 {
     }
 }
 
-/// Start and end of each frame.
+/// Start and end of each whole frame.
 fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut frames = Vec::new();
     let mut at = HEADER_LEN;
-    while let Some(len) = bytes.get(at..at + 4) {
-        let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
-        if len == 0 || at + PREFIX + len + END_MARK > bytes.len() {
+    while let Some(prefix) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        let Some(end) = frame_size(prefix).unwrap().map(|size| at + size) else { break };
+        if end > bytes.len() {
             break;
         }
-        frames.push((at, at + PREFIX + len + END_MARK));
-        at += PREFIX + len + END_MARK;
+        frames.push((at, end));
+        at = end;
     }
     frames
 }

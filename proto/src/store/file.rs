@@ -16,11 +16,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::append::FileAppend;
 use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
 use crate::{hex, layout};
 
-/// A segment grows by this many zeroed bytes at a time, where the file system rewards that.
-const PREALLOCATION: usize = 256 * 1024;
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
@@ -160,16 +159,12 @@ impl Store for FileStore {
         let (folder, file) = self.locate(name, true)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let out = openat(&*folder, file, flags, FILE_MODE).map_err(self.failed("create", name))?;
-        let mut append = FileAppend {
-            store: self.label.clone(),
-            name: name.into(),
-            file: out.into(),
-            at: 0,
-            zeroed: 0,
-            zero_fill: self.local,
-        };
+        let mut append = FileAppend::new(&self.label, name, out.into());
         append.append(header)?;
         fsync(&*folder).map_err(self.failed("sync folder of", name))?;
+        if self.local {
+            append.zero_ahead();
+        }
         Ok(Box::new(append))
     }
 
@@ -288,62 +283,6 @@ impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         // Best effort: a leftover begins with a dot and is never listed.
         let _ = unlinkat(&*self.folder, &self.temporary, AtFlags::empty());
-    }
-}
-
-/// One open segment file.
-struct FileAppend {
-    store: String,
-    name: String,
-    file: File,
-    /// Bytes written.
-    at: u64,
-    /// Bytes of the file that hold data or zeros on disk.
-    zeroed: u64,
-    zero_fill: bool,
-}
-
-impl FileAppend {
-    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> StoreError + '_ {
-        move |error| StoreError {
-            store: self.store.clone(),
-            action,
-            object: self.name.clone(),
-            kind: error.into(),
-        }
-    }
-
-    /// Writes zeros behind what is about to be written: overwriting them later needs no change of
-    /// metadata, which is what makes an `fdatasync` slow.
-    fn preallocate(&mut self, end: u64) {
-        if !self.zero_fill || end <= self.zeroed {
-            return;
-        }
-        static ZEROS: [u8; PREALLOCATION] = [0; PREALLOCATION];
-        // A disk without room for the zeros may still have room for the record.
-        match self.file.write_all_at(&ZEROS, end) {
-            Ok(()) => self.zeroed = end + PREALLOCATION as u64,
-            Err(_) => self.zero_fill = false,
-        }
-    }
-}
-
-impl Append for FileAppend {
-    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let end = self.at + bytes.len() as u64;
-        self.preallocate(end);
-        self.file.write_all_at(bytes, self.at).map_err(self.failed("write"))?;
-        self.file.sync_data().map_err(self.failed("sync"))?;
-        self.at = end;
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), StoreError> {
-        if self.zeroed > self.at {
-            self.file.set_len(self.at).map_err(self.failed("truncate"))?;
-            self.file.sync_all().map_err(self.failed("sync"))?;
-        }
-        Ok(())
     }
 }
 

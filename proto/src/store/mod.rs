@@ -7,6 +7,7 @@
 //!    it was given, and the appender is of no further use.
 //! 3. [`Store::list`] shows every object whose creation was acknowledged before it was called.
 
+mod append;
 mod file;
 
 use std::io;

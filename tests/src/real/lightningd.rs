@@ -23,6 +23,7 @@ pub struct NodeOptions {
     plugin: bool,
     developer: bool,
     extra: Vec<String>,
+    stdin: String,
 }
 
 impl NodeOptions {
@@ -36,6 +37,7 @@ impl NodeOptions {
             plugin: true,
             developer: true,
             extra: Vec::new(),
+            stdin: String::new(),
         }
     }
 
@@ -55,6 +57,12 @@ impl NodeOptions {
     /// One more argument.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.extra.push(arg.into());
+        self
+    }
+
+    /// What it reads from stdin at each start, such as a passphrase.
+    pub fn stdin(mut self, text: impl Into<String>) -> Self {
+        self.stdin = text.into();
         self
     }
 
@@ -117,8 +125,10 @@ impl NodeOptions {
             let file = File::options().create(true).append(true).open(self.base.join(name));
             file.expect("a file for what lightningd says")
         };
+        let input = self.base.join("stdin");
+        fs::write(&input, &self.stdin).expect("a file for its stdin");
         self.command()
-            .stdin(Stdio::null())
+            .stdin(File::open(&input).expect("its stdin"))
             .stdout(open("stdout"))
             .stderr(open("stderr"))
             .spawn()

@@ -2,5 +2,8 @@
 //! `lightningd`, `lightning-cli`, `bitcoind` and `bitcoin-cli` on `PATH`; without them every test says so
 //! in one line and passes. `LOCKSTEP_LONG=1` runs the long forms.
 
+mod clean_stop;
+mod direction;
 mod fresh;
 mod money;
+mod secret;
