@@ -62,7 +62,7 @@ pub struct InitArgs {
 }
 
 /// Which log is meant.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct PlaceArgs {
     /// The node whose backup is meant
     #[arg(long, value_name = "DIR", conflicts_with = "url", required_unless_present = "url")]
@@ -135,6 +135,8 @@ pub enum KeyCommand {
     Add(KeyAddArgs),
     /// Remove a slot
     Remove(KeyRemoveArgs),
+    /// Write a lost backup.key again, from the node's secret or another slot
+    Write(PlaceArgs),
 }
 
 /// `key add`.

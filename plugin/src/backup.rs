@@ -84,10 +84,16 @@ impl Backup {
     /// Whatever means that this node must not start.
     pub fn prepare(directory: &Path, status: SharedStatus, output: Arc<Output>) -> Result<Self> {
         let directory = std::path::absolute(directory).map_err(Error::file("find", directory))?;
-        let lock = LockFile::read(&directory)?.ok_or_else(|| missing(&directory, LOCK_FILE))?;
+        let lock = LockFile::read(&directory)?.ok_or_else(|| missing_lock(&directory))?;
         let key_file = directory.join(KEY_FILE);
         if !key_file.exists() {
-            return Err(missing(&directory, KEY_FILE));
+            return Err(Error::Refused {
+                what: format!("there is no {KEY_FILE} in '{}'", directory.display()),
+                hint: format!(
+                    "'backup-cli key write --lightning-dir {}' makes it again from the node's secret.",
+                    directory.display()
+                ),
+            });
         }
         let keys = read_key_file(&key_file)?;
         let destination = lock.destination()?.clone();
@@ -244,6 +250,10 @@ impl Backup {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
+                // A claim fences whoever writes now: only a node that may go on makes one.
+                let end = LogEnd::read(&*self.store, &self.keys)?;
+                end.expect_directory(&*self.store, &self.id)?;
+                Session::new(end.head).refuse_behind(call.data_version, call.transaction)?;
                 let claimant = Claimant::this_process(PROGRAM, "node", &self.id, now())?;
                 let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
                 self.writer.insert(writer)
@@ -362,10 +372,10 @@ fn wallet_of(directory: &Path, lock: &LockFile) -> PathBuf {
     }
 }
 
-fn missing(directory: &Path, file: &str) -> Error {
+fn missing_lock(directory: &Path) -> Error {
     let directory = directory.display();
     Error::Refused {
-        what: format!("there is no {file} in '{directory}'"),
+        what: format!("there is no {LOCK_FILE} in '{directory}'"),
         hint: format!("stop lightningd and run 'backup-cli init --lightning-dir {directory} URL'."),
     }
 }

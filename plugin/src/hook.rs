@@ -32,6 +32,28 @@ impl AsRef<str> for Sql<'_> {
     }
 }
 
+/// Answers `db_write` where this node must not go on: every call is refused.
+///
+/// lightningd starts without a plugin that disables itself or dies early, important or not; what it
+/// cannot do without is the answer to its first write.
+pub struct Refusal {
+    reason: String,
+    output: Arc<Output>,
+}
+
+impl Refusal {
+    /// With the reason, which is logged.
+    pub fn new(reason: String, output: Arc<Output>) -> Self {
+        output.log(Level::Broken, &reason);
+        Self { reason, output }
+    }
+
+    /// Refuses one call: lightningd stops before it commits.
+    pub fn answer(&self, id: &str) {
+        self.output.send(&refusal(id, &self.reason));
+    }
+}
+
 /// Answers `db_write`.
 pub struct Hook {
     backup: Backup,
@@ -69,7 +91,12 @@ impl Hook {
     fn store(&mut self, params: Option<&RawValue>) -> Result<()> {
         let params = params.map_or("null", RawValue::get);
         let call: DbWrite<'_> = serde_json::from_str(params).map_err(|error| Error::Refused {
-            what: format!("db_write that is not understood: {error}"),
+            // Not the error itself: it may quote a statement.
+            what: format!(
+                "db_write that is not understood ({:?} error at byte {} of its parameters)",
+                error.classify(),
+                error.column()
+            ),
             hint:
                 "this version of lightningd may be too new; report it, and the transaction was not \
                    committed."

@@ -9,6 +9,7 @@
 //! | [`wire`] | messages on stdin and stdout |
 //! | [`hook`] | one `db_write`: from JSON to an answer |
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
+//! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
@@ -16,6 +17,7 @@
 mod backup;
 mod hook;
 mod node;
+mod shutdown;
 mod stall;
 mod status;
 mod wire;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use anyhow::Context;
 
 use crate::backup::Backup;
-use crate::hook::Hook;
+use crate::hook::{Hook, Refusal};
 use crate::node::NodeSide;
 use crate::stall::Watchdog;
 use crate::status::SharedStatus;
@@ -39,9 +41,8 @@ pub const PROGRAM: &str = concat!("cln-lockstep/", env!("CARGO_PKG_VERSION"));
 /// The one argument that lightningd gives to plugins: where it was given it itself.
 const DEVELOPER: &str = "--developer";
 
-/// lightningd gives plugins 30 s after `shutdown`, and other plugins may still cause writes. This
-/// one ends when none has come for this long.
-const QUIET_AFTER_SHUTDOWN_MS: u64 = 1000;
+/// After `shutdown` this program ends when nothing has come for this long, and no other plugin is left.
+const QUIET_AFTER_SHUTDOWN_MS: u64 = 250;
 
 fn main() -> ExitCode {
     if let Some(argument) = std::env::args().skip(1).find(|argument| argument != DEVELOPER) {
@@ -85,47 +86,61 @@ fn run(output: &Arc<Output>) -> anyhow::Result<()> {
     let status = SharedStatus::default();
     let mut input = Input::default();
     let mut node = NodeSide::start(output.clone(), status.clone())?;
-    let mut hook: Option<Hook> = None;
+    let mut gate = Gate::Closed;
     let mut quiet_ms = None;
     loop {
         let bytes = match input.next(quiet_ms).context("failed to read from lightningd")? {
             Next::Message(bytes) => bytes,
+            Next::Quiet if shutdown::other_plugins_run() => continue,
             Next::End | Next::Quiet => break,
         };
         let message = Message::parse(bytes).context("malformed message from lightningd")?;
         match (&*message.method, &message.id) {
-            ("db_write", Some(id)) => match &mut hook {
-                Some(hook) => hook.answer(id.get(), message.params),
-                None => anyhow::bail!("db_write came before getmanifest"),
+            ("db_write", Some(id)) => match &mut gate {
+                Gate::Open(hook) => hook.answer(id.get(), message.params),
+                Gate::Refusing(refusal) => refusal.answer(id.get()),
+                Gate::Closed => anyhow::bail!("db_write came before getmanifest"),
             },
-            ("getmanifest", Some(id)) if hook.is_none() => {
-                match Backup::prepare(Path::new("."), status.clone(), output.clone()) {
-                    Ok(backup) => {
-                        let watchdog = Watchdog::start(output.clone(), &backup)?;
-                        hook = Some(Hook::new(backup, watchdog, output.clone()));
-                        node.forward(bytes);
-                    }
-                    Err(error) => refuse(output, id.get(), &backup::explain(&error)),
+            ("getmanifest", Some(_)) => {
+                if let Gate::Closed = gate {
+                    gate = Gate::decide(&status, output)?;
                 }
+                node.forward(bytes);
             }
+            // lightningd writes before it gets here; where it did not, it must not go on all the same.
+            ("init", _) if matches!(gate, Gate::Refusing(_)) => return Ok(()),
             ("shutdown", None) => {
                 quiet_ms = Some(QUIET_AFTER_SHUTDOWN_MS);
                 output.log(Level::Debug, "shutdown: waiting for the last writes");
+                node.forward(bytes);
             }
             _ => node.forward(bytes),
         }
     }
-    if let Some(hook) = &mut hook {
+    if let Gate::Open(hook) = &mut gate {
         hook.close();
     }
     Ok(())
 }
 
-/// An important plugin that disables itself stops lightningd before it opens its database.
-fn refuse(output: &Output, id: &str, reason: &str) {
-    output.log(Level::Broken, reason);
-    let reason = serde_json::Value::from(reason);
-    output.send(&format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"disable":{reason},"options":[],"rpcmethods":[],"subscriptions":[],"hooks":[],"dynamic":false}}}}"#
-    ));
+/// What becomes of `db_write`.
+enum Gate {
+    /// Not decided: nothing has been asked yet.
+    Closed,
+    /// To the log.
+    Open(Hook),
+    /// This node must not go on.
+    Refusing(Refusal),
+}
+
+impl Gate {
+    fn decide(status: &SharedStatus, output: &Arc<Output>) -> anyhow::Result<Self> {
+        Ok(match Backup::prepare(Path::new("."), status.clone(), output.clone()) {
+            Ok(backup) => {
+                let watchdog = Watchdog::start(output.clone(), &backup)?;
+                Self::Open(Hook::new(backup, watchdog, output.clone()))
+            }
+            Err(error) => Self::Refusing(Refusal::new(backup::explain(&error), output.clone())),
+        })
+    }
 }

@@ -75,7 +75,7 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
         let configuration = configured.configuration();
         let socket = Path::new(&configuration.lightning_dir).join(&configuration.rpc_file);
         let plugin = configured.start(status.clone()).await?;
-        tokio::spawn(keep_node_slot(socket, status, output.clone()));
+        tokio::spawn(look_around(socket, status, output.clone()));
         plugin.join().await
     })
 }
@@ -85,13 +85,38 @@ async fn backup_status(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::
     Ok(serde_json::to_value(status)?)
 }
 
+/// What is done once, when lightningd runs.
+async fn look_around(socket: PathBuf, status: SharedStatus, output: Arc<Output>) {
+    keep_node_slot(&socket, &status, &output).await;
+    if let Ok(false) = is_important(&socket).await {
+        let warning = "this plugin is not important to lightningd, which goes on without a backup if it dies. \
+                       hint: write important-plugin= instead of plugin= in lightningd's config";
+        output.log(Level::Unusual, warning);
+        status.lock().warnings.push(warning.into());
+    }
+}
+
+/// True where lightningd stops when this program dies. The path may be given through a link.
+async fn is_important(socket: &Path) -> anyhow::Result<bool> {
+    let mut rpc = ClnRpc::new(socket).await.context("connect to lightningd")?;
+    let params = json!({ "config": "important-plugin" });
+    let answer: Value = rpc.call_raw("listconfigs", &params).await.context("listconfigs")?;
+    let own = std::env::current_exe()?.canonicalize()?;
+    let values = answer.pointer("/configs/important-plugin/values_str");
+    let paths = values.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    Ok(paths.into_iter().any(|path| {
+        let path = Path::new(path);
+        path.canonicalize().is_ok_and(|path| path == own) || path.file_name() == own.file_name()
+    }))
+}
+
 /// Adds the slot that the node's own secret opens, where init could not: a fresh node had no secret
 /// yet, and one with a remote signer has no file.
-async fn keep_node_slot(socket: PathBuf, status: SharedStatus, output: Arc<Output>) {
+async fn keep_node_slot(socket: &Path, status: &SharedStatus, output: &Output) {
     if status.lock().slots.iter().any(|slot| slot == "node") {
         return;
     }
-    match add_node_slot(&socket, &status).await {
+    match add_node_slot(socket, status).await {
         Ok(()) => output.log(
             Level::Info,
             "key slot 'node' added: the words or hsm_secret of this node open the backup",

@@ -5,6 +5,7 @@
 //! sends the next call only when it has committed: so within a session every earlier batch is in the
 //! database, and only at its start is it open whether the log's newest batch is.
 
+use crate::error::{Error, Result};
 use crate::record::Head;
 use crate::version::DataVersion;
 
@@ -63,6 +64,20 @@ impl Session {
             (false, -1) if in_doubt.is_some() => Step::Append,
             (_, ahead) if ahead > 0 => Step::Gap,
             _ => Step::Behind,
+        }
+    }
+
+    /// Refuses a call of a database that is older than the log.
+    ///
+    /// # Errors
+    /// [`Error::Behind`].
+    pub fn refuse_behind(&self, version: DataVersion, transaction: bool) -> Result<()> {
+        match self.step(version, transaction) {
+            Step::Behind => Err(Error::Behind {
+                head: self.head.data_version.unwrap_or_default(),
+                database: version,
+            }),
+            _ => Ok(()),
         }
     }
 

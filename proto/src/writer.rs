@@ -325,6 +325,7 @@ impl Writer {
     /// call may be made again, and goes into a new segment.
     pub fn append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, now: TimeMs) -> Result<Outcome> {
         let mut voided = None;
+        self.session.refuse_behind(call.data_version, call.transaction)?;
         match self.session.step(call.data_version, call.transaction) {
             Step::Append => {}
             Step::RewindThenAppend { void } => {
@@ -333,13 +334,7 @@ impl Writer {
                 self.session.rewound();
                 voided = Some(void);
             }
-            Step::Gap => return Ok(Outcome::Gap),
-            Step::Behind => {
-                return Err(Error::Behind {
-                    head: self.session.newest().data_version.unwrap_or_default(),
-                    database: call.data_version,
-                });
-            }
+            Step::Gap | Step::Behind => return Ok(Outcome::Gap),
         }
         self.write(now, |encoder, elapsed| {
             encoder.batch(call.data_version, call.transaction, elapsed, call.writes)

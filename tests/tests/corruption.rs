@@ -130,6 +130,10 @@ impl Store for Memory {
         Ok(entries.into_values().collect())
     }
 
+    fn sync(&self, _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         Err(self.error(name, io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into()))
     }
@@ -998,6 +1002,8 @@ fn next_segment(sample: &Sample, plain: &[Vec<u8>], change: impl Fn(&mut [u8])) 
 
 fn open_record() -> Vec<u8> {
     let open = Open {
+        directory: "0".repeat(32),
+        host: "elsewhere".into(),
         time: 1_795_196_000_000,
         writer: "a newer program/9".into(),
         session: "0".repeat(32),

@@ -37,12 +37,12 @@ fn whole_backup() -> (Backed, Node, BTreeSet<Vec<u8>>) {
     };
     let mut config = WorkloadConfig::seeded(1);
     config.migration_every = 40;
-    config.big_blob_every = 300;
+    config.big_blob_every = 400;
     let mut workload = Workload::new(config);
     let mut node = backed.launch();
     let lost = Crash::both(CrashPoint::AfterAck);
     for session in 0..4 {
-        for step in workload.by_ref().take(400) {
+        for step in workload.by_ref().take(200) {
             note(&step);
             node.write(&step).unwrap().expect_committed();
         }

@@ -1,5 +1,7 @@
 //! `key`: the ways to open a backup.
 
+use lockstep_node::LightningDir;
+use lockstep_proto::config::write_key_file;
 use lockstep_proto::slots::{self, Lock, Slot};
 use serde::Serialize;
 
@@ -33,6 +35,7 @@ pub fn run(args: &KeyArgs, output: &Output) -> Result<()> {
         KeyCommand::List(place) => list(place, output),
         KeyCommand::Add(args) => add(args, output),
         KeyCommand::Remove(args) => remove(args, output),
+        KeyCommand::Write(args) => write(args, output),
     }
 }
 
@@ -69,6 +72,21 @@ fn remove(args: &KeyRemoveArgs, output: &Output) -> Result<()> {
     }
     let slot = slots::remove(&*place.store, &args.slot)?;
     report(&place, None, Some(slot), output)
+}
+
+fn write(args: &PlaceArgs, output: &Output) -> Result<()> {
+    let Some(directory) = &args.lightning_dir else {
+        return Err(Failure::new("no node is named", "give --lightning-dir DIR."));
+    };
+    let path = LightningDir::locate(directory)?.key_file();
+    let mut args = args.clone();
+    if !args.unlock.is_given() {
+        args.unlock.hsm_secret = Some(path.with_file_name("hsm_secret"));
+    }
+    let place = Place::open(&args)?;
+    write_key_file(&path, &place.keys)?;
+    output.note(&format!("written: {}", path.display()));
+    report(&place, None, None, output)
 }
 
 fn report(

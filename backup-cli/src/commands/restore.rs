@@ -193,7 +193,9 @@ fn refuse_existing(dest: &Dest) -> Result<()> {
         PathBuf::from(name)
     };
     for path in ["", "-journal", "-wal", "-shm"].map(named) {
-        if path.symlink_metadata().is_ok() {
+        // lightningd makes an empty file before it is told that it must not start: nothing is in it.
+        let found = path.symlink_metadata();
+        if found.is_ok_and(|found| path != dest.database || !found.is_file() || found.len() > 0) {
             return Err(Failure::new(
                 format!("failed to restore: '{}' already exists", path.display()),
                 "nothing was changed; move the old database files aside first.",
@@ -271,6 +273,9 @@ fn make_startable(
 /// Gives the finished database its name, which no other file may have by now.
 fn publish(database: &Path) -> Result<()> {
     let temporary = temporary(database);
+    if database.metadata().is_ok_and(|found| found.len() == 0) {
+        std::fs::remove_file(database).map_err(Failure::file("replace", database))?;
+    }
     std::fs::hard_link(&temporary, database)
         .and_then(|()| std::fs::remove_file(&temporary))
         .or_else(|error| match error.kind() {

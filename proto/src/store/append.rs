@@ -6,9 +6,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
-use super::{Append, StoreError};
+use super::{Append, StoreError, StoreErrorKind};
 
 /// The file grows by this many zeroed bytes at a time: a few milliseconds in a few hundred records.
 const ZEROED_AHEAD: usize = 256 * 1024;
@@ -67,6 +67,14 @@ impl Append for FileAppend {
         self.make_zeros(end);
         self.file.write_all_at(bytes, self.at).map_err(self.failed("write"))?;
         self.file.sync_data().map_err(self.failed("sync"))?;
+        // Somebody may have deleted the folder under us: what has no name is no backup.
+        if self.file.metadata().map_err(self.failed("look at"))?.nlink() == 0 {
+            let gone = StoreErrorKind::Gone("it was deleted while it was being written");
+            return Err(StoreError {
+                kind: gone,
+                ..self.failed("sync")(io::ErrorKind::NotFound.into())
+            });
+        }
         self.at = end;
         Ok(())
     }

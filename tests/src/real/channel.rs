@@ -20,9 +20,10 @@ const LOSSES: [&str; 6] = [
     "bad reestablish",
     "They have future commitment",
 ];
-/// How lightningd puts it that a close that both agreed on is on the chain.
-const CLOSED_IN_ORDER: &str =
-    "Peer permanent failure in CLOSINGD_COMPLETE: Funding transaction spent";
+/// How lightningd puts it that it sees a close on the chain, also one that both agreed on.
+const CLOSED: &str = "Funding transaction spent";
+/// A channel in use, which nobody has agreed to close.
+const IN_USE: &str = "in CHANNELD_";
 const CHANNEL_SAT: u64 = 10_000_000;
 
 /// The node under backup, its peer, and the chain.
@@ -109,7 +110,8 @@ impl Pair {
 }
 
 fn tells_of_loss(line: &str) -> bool {
-    LOSSES.iter().any(|loss| line.contains(loss)) && !line.contains(CLOSED_IN_ORDER)
+    let in_order = line.contains(CLOSED) && !line.contains(IN_USE);
+    LOSSES.iter().any(|loss| line.contains(loss)) && !in_order
 }
 
 /// Without the plugins that no test here needs: each start takes a second less.
