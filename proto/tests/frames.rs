@@ -112,7 +112,7 @@ fn a_frame_cut_at_any_byte_is_torn_or_whole() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, ..Default::default() })]
 
     /// A power cut writes any of the sectors of the last frame and leaves the others as they were: zeros.
     #[test]
@@ -132,6 +132,8 @@ proptest! {
                 lost += 1;
             }
         }
+        // Fewer than four bytes of the frame in its first sector cannot be told from damage.
+        prop_assume!(512 - from % 512 >= 4 || kept[0]);
         let (count, _, tail) = read(&whole, &bytes);
         match (count, tail) {
             (2, Tail::Clean) => prop_assert!(lost <= 8),

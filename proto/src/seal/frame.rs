@@ -270,7 +270,7 @@ pub fn tail_after(rest: &[u8], offset: u64, number: u64) -> Tail {
         _ => (written, written < PREFIX_LEN),
     };
     let frame = &rest[..end.min(rest.len())];
-    let lost = lost_sector(frame, offset) || lost_prefix_part(&rest[..written], offset, number);
+    let lost = lost_sector(frame, offset) || lost_prefix_part(&rest[..written], offset);
     if written <= end && (cut || lost) { Tail::Torn } else { Tail::Damaged }
 }
 
@@ -294,19 +294,19 @@ fn lost_sector(frame: &[u8], offset: u64) -> bool {
     lost(head, PREFIX_LEN) || rest.chunks(SECTOR).any(|part| lost(part, TAG_LEN))
 }
 
-/// True where a frame's prefix crosses into the next sector, the first was not written, and the bytes in
-/// the second are those that the frame's length, known from its end mark, gives.
-fn lost_prefix_part(written: &[u8], offset: u64, number: u64) -> bool {
+/// True where a frame's prefix crosses into the next sector, the first was not written, and what is seen
+/// of the complement is that of a length that fits what was written. Of fewer than four bytes in the
+/// first sector nothing is said: one that was altered looks the same.
+fn lost_prefix_part(written: &[u8], offset: u64) -> bool {
     let first = first_part(offset);
-    if first >= PREFIX_LEN
-        || written.len() < FRAME_OVERHEAD
-        || !written.ends_with(&end_mark(number))
-    {
+    let Some(prefix) = written.first_chunk::<PREFIX_LEN>() else { return false };
+    if !(4..PREFIX_LEN).contains(&first) || prefix[..first].iter().any(|&byte| byte != 0) {
         return false;
     }
-    let mut prefix = prefix((written.len() - PREFIX_LEN - MARK_LEN) as u32);
-    prefix[..first].fill(0);
-    written.starts_with(&prefix)
+    // The bytes that are not seen make the length uncertain: this is the greatest that it can be.
+    let complement = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]);
+    let longest = (!complement as usize).min(FRAME_BYTES_MAX + TAG_LEN);
+    written.len() <= PREFIX_LEN + longest + MARK_LEN
 }
 
 /// Bytes from `offset` to the end of its sector.

@@ -109,6 +109,8 @@ pub enum Found {
     InFlight,
     /// One batch more, of which nobody knows what it was.
     InFlightUnknown,
+    /// The node has committed more than the log holds: this many transactions.
+    Behind(u32),
 }
 
 /// Compares what was restored with the database of a node that is dead, rolled back as the node itself
@@ -125,6 +127,9 @@ pub fn compare_with_dead(
     if got == had {
         oracle::assert_same(&dead, restored);
         return Found::Same;
+    }
+    if got < had {
+        return Found::Behind(had - got);
     }
     assert_eq!(got, had.wrapping_add(1), "restored {got}, the node had {had}");
     let Some(batch) = in_flight.filter(|batch| batch.data_version == got) else {

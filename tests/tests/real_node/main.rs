@@ -7,3 +7,4 @@ mod direction;
 mod fresh;
 mod money;
 mod secret;
+mod upgrade;

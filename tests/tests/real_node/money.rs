@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lockstep_tests::real::backup::{Found, WALLET, compare_with_dead};
+use lockstep_tests::real::backup::{Found, WALLET, compare_with_dead, data_version, rolled_back};
 use lockstep_tests::real::channel::{Pair, channel_ids, pay};
 use lockstep_tests::real::daemons::say;
 use lockstep_tests::real::lightningd::Caller;
@@ -56,6 +56,7 @@ struct Tally {
     same: u32,
     in_flight: u32,
     in_flight_unknown: u32,
+    went_on_alone: u32,
     sent: u64,
     received: u64,
     blocks: u32,
@@ -76,7 +77,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} kills ({} of the plugin, {} of both); restored: {} the same, {} with the batch in flight, \
-             {} with one that nobody noted; {} paid, {} received; {} opened, {} closed, {} spliced, {} \
+             {} with one that nobody noted; {} times the node went on without its plugin; {} paid, {} received; {} opened, {} closed, {} spliced, {} \
              blocks; longest restore {:.1} s",
             self.rounds,
             self.plugin_killed,
@@ -84,6 +85,7 @@ impl fmt::Display for Tally {
             self.same,
             self.in_flight,
             self.in_flight_unknown,
+            self.went_on_alone,
             self.sent,
             self.received,
             self.opened,
@@ -93,6 +95,15 @@ impl fmt::Display for Tally {
             self.restore_s_max,
         )
     }
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    Node,
+    Plugin,
+    /// As by a power cut.
+    Both,
 }
 
 struct Campaign {
@@ -134,9 +145,25 @@ impl Campaign {
     /// Traffic, death, restore, comparison, and the next life.
     fn round(&mut self, round: u32) {
         let node = self.node.take().unwrap();
-        let (dead, traffic) = self.die_in_traffic(node, round);
-        let batch = recorder::last_call(&dead.network_dir());
+        let (dead, end, traffic) = self.die_in_traffic(node, round);
+        self.pair.assert_nothing_lost(&dead);
+        self.tally.rounds += 1;
+        let next = self.next_life(dead, end);
+        self.node = Some(self.come_back(next));
+        let (sent, received) = traffic.count();
+        self.tally.sent += sent;
+        self.tally.received += received;
+    }
 
+    /// A new directory from the backup, compared with what the dead node had.
+    fn next_life(&mut self, dead: NodeOptions, end: End) -> NodeOptions {
+        let batch = recorder::last_call(&dead.network_dir());
+        // lightningd goes on without a plugin that died between two calls, until it has stopped. Its owner
+        // starts it again: the plugin then takes a snapshot.
+        if end == End::Plugin && self.is_ahead(&dead) {
+            self.tally.went_on_alone += 1;
+            return dead;
+        }
         self.lives += 1;
         let name = format!("net/life-{}", self.lives);
         let next = dead.clone().moved_to(self.dir.path(name));
@@ -148,14 +175,15 @@ impl Campaign {
             Found::Same => self.tally.same += 1,
             Found::InFlight => self.tally.in_flight += 1,
             Found::InFlightUnknown => self.tally.in_flight_unknown += 1,
+            Found::Behind(missing) => panic!("{missing} transactions are missing after {end:?}"),
         }
-        self.pair.assert_nothing_lost(&dead);
-        self.tally.rounds += 1;
         fs::remove_dir_all(dead.base()).unwrap();
-        self.node = Some(self.come_back(next));
-        let (sent, received) = traffic.count();
-        self.tally.sent += sent;
-        self.tally.received += received;
+        next
+    }
+
+    fn is_ahead(&self, dead: &NodeOptions) -> bool {
+        let database = rolled_back(&dead.network_dir().join(WALLET), &self.dir.path("scratch"));
+        data_version(&database) > self.backup.head(dead)
     }
 
     /// Starts what was restored: the same node, the same channel, and money goes both ways.
@@ -177,26 +205,25 @@ impl Campaign {
     }
 
     /// Payments go both ways, and channels come and go, until the node is killed.
-    fn die_in_traffic(&mut self, node: Node, round: u32) -> (NodeOptions, Traffic) {
+    fn die_in_traffic(&mut self, node: Node, round: u32) -> (NodeOptions, End, Traffic) {
         let patience = Duration::from_millis(self.rng.u64(200..2_500));
         let traffic = Traffic::start(node.caller(), self.pair.peer.caller(), &mut self.rng);
         let began = Instant::now();
         self.change_channels(&node, round);
         thread::sleep(patience.saturating_sub(began.elapsed()));
-        let options = match self.rng.u8(..10) {
-            0 | 1 => {
-                self.tally.plugin_killed += 1;
-                node.kill_plugin()
-            }
-            2 | 3 => {
-                self.tally.both_killed += 1;
+        let end = [End::Plugin, End::Both, End::Node, End::Node, End::Node][self.rng.usize(..5)];
+        let options = match end {
+            End::Plugin => node.kill_plugin(),
+            End::Both => {
                 signal(node.plugin_pid().expect("the plugin runs"), "KILL");
                 node.kill()
             }
-            _ => node.kill(),
+            End::Node => node.kill(),
         };
+        self.tally.plugin_killed += u32::from(end == End::Plugin);
+        self.tally.both_killed += u32::from(end == End::Both);
         traffic.stop();
-        (options, traffic)
+        (options, end, traffic)
     }
 
     /// What happens to channels in this round besides payments.
