@@ -46,7 +46,7 @@ fn main() {
 
     println!("\n{input}, {} MB of SQL", sql / 1_000_000);
     println!("| | p50 µs | p90 µs | p99 µs | p99.9 µs |\n|---|---|---|---|---|");
-    let mut row = |name: &str, times: &mut Vec<_>| {
+    let row = |name: &str, times: &mut Vec<_>| {
         let p: Vec<f64> = [0.5, 0.9, 0.99, 0.999].iter().map(|&p| percentile(times, p)).collect();
         println!("| {name} | {:.0} | {:.0} | {:.0} | {:.0} |", p[0], p[1], p[2], p[3]);
         p

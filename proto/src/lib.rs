@@ -1,5 +1,32 @@
-//! lockstep-proto
-#![allow(missing_docs)]
+//! The replica log of Lockstep: what is stored, how it gets there, and how it becomes a database again.
+//!
+//! Knows neither lightningd, nor the environment, nor a terminal. Data flows one way and back:
+//!
+//! ```text
+//! write batch → record → sealed bytes → store          store → sealed bytes → record → batch → SQLite
+//!    batch      record    seal, segment  store          log, restore::batches, restore::replay
+//! ```
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`version`] | of the format, and lightningd's `data_version` |
+//! | [`batch`] | the statements of one `db_write` as bytes |
+//! | [`record`] | what one frame of a segment holds |
+//! | [`seal`] | keys, headers, frames, the hash chain |
+//! | [`segment`] | consecutive records as bytes; no I/O |
+//! | [`layout`] | object names |
+//! | [`store`] | the only I/O besides SQLite: a folder |
+//! | [`marker`], [`slots`], [`fence`] | which store, who opens it, who writes it |
+//! | [`session`] | what a call's version means |
+//! | [`writer`] | one writer of one log |
+//! | [`log`] | reading it, in order, proved |
+//! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
+//! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
+//! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
+//! | [`error`] | what can go wrong, by what to do about it |
+//!
+//! The bytes are specified in `docs/format.md`, the reasons in `docs/design.md`.
+
 pub mod batch;
 pub mod capture;
 pub mod config;

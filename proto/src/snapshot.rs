@@ -97,7 +97,7 @@ pub fn write(
     object.write(&frame)?;
     object.commit()?;
     let base = Base { name, chain: sealer.chain() };
-    read(store, keys, &base, &mut |_| Ok(()), &mut |_, _, _| Ok(()))?;
+    read(store, keys, &base, &mut Proof::default())?;
     Ok(base)
 }
 
@@ -186,6 +186,37 @@ impl Chunk {
     }
 }
 
+/// What [`read`] gives the pages to.
+pub trait PageVisitor {
+    /// The snapshot's meta data, before any page.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn begin(&mut self, _meta: &Meta) -> Result<()> {
+        Ok(())
+    }
+
+    /// One page and its number, which counts from 1.
+    ///
+    /// # Errors
+    /// What ends the reading.
+    fn page(&mut self, meta: &Meta, number: u32, page: &[u8]) -> Result<()>;
+}
+
+/// Reads pages only to prove them.
+#[derive(Debug, Default)]
+pub struct Proof {
+    /// Bytes of all pages.
+    pub bytes: u64,
+}
+
+impl PageVisitor for Proof {
+    fn page(&mut self, _meta: &Meta, _number: u32, page: &[u8]) -> Result<()> {
+        self.bytes += page.len() as u64;
+        Ok(())
+    }
+}
+
 /// Reads a snapshot to its end, proving every byte and that it is the one that `base` binds; gives its
 /// meta data, then each page with its number.
 ///
@@ -195,8 +226,7 @@ pub fn read(
     store: &dyn Store,
     keys: &KeyRing,
     base: &Base,
-    on_meta: &mut dyn FnMut(&Meta) -> Result<()>,
-    on_page: &mut dyn FnMut(&Meta, u32, &[u8]) -> Result<()>,
+    pages: &mut dyn PageVisitor,
 ) -> Result<Meta> {
     let mut reader = SnapshotReader::open(store, keys, &base.name)?;
     let meta: Meta = match reader.next()? {
@@ -208,23 +238,23 @@ pub fn read(
     if !meta.page_size.is_power_of_two() || !(512..=65_536).contains(&meta.page_size) {
         return Err(reader.damaged("impossible page size"));
     }
-    on_meta(&meta)?;
-    let mut pages = 0;
+    pages.begin(&meta)?;
+    let mut count = 0;
     let mut unzstd = zstd::bulk::Decompressor::new().map_err(|_| SegmentError::Compression)?;
     loop {
         match reader.next()? {
             Some((PAGES, packed)) => {
                 let plain = unzstd.decompress(packed, 2 * CHUNK_BYTES + 65_536);
                 let Ok(plain) = plain else { return Err(reader.damaged("pages do not unpack")) };
-                let Some(count) = each_page(&plain, &meta, on_page)? else {
+                let Some(given) = each_page(&plain, &meta, pages)? else {
                     return Err(reader.damaged("malformed pages"));
                 };
-                pages += count;
+                count += given;
             }
             Some((END, body)) => {
                 let end: End =
                     serde_json::from_slice(body).map_err(|_| reader.damaged("malformed"))?;
-                let whole = end.pages == pages && pages == u64::from(meta.page_count);
+                let whole = end.pages == count && count == u64::from(meta.page_count);
                 if !whole || reader.chain() != base.chain || reader.next()?.is_some() {
                     return Err(reader.damaged("is not the snapshot that the log names"));
                 }
@@ -239,24 +269,20 @@ pub fn read(
     }
 }
 
-fn each_page(
-    plain: &[u8],
-    meta: &Meta,
-    on_page: &mut dyn FnMut(&Meta, u32, &[u8]) -> Result<()>,
-) -> Result<Option<u64>> {
+fn each_page(plain: &[u8], meta: &Meta, pages: &mut dyn PageVisitor) -> Result<Option<u64>> {
     let Some((count, rest)) = plain.split_first_chunk::<4>() else { return Ok(None) };
     let count = u32::from_le_bytes(*count) as usize;
     let page_size = meta.page_size as usize;
     if count.checked_mul(page_size + 4) != Some(rest.len()) {
         return Ok(None);
     }
-    let (numbers, pages) = rest.split_at(4 * count);
-    for (number, page) in numbers.chunks_exact(4).zip(pages.chunks_exact(page_size)) {
+    let (numbers, content) = rest.split_at(4 * count);
+    for (number, page) in numbers.chunks_exact(4).zip(content.chunks_exact(page_size)) {
         let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]);
         if number == 0 || number > meta.page_count {
             return Ok(None);
         }
-        on_page(meta, number, page)?;
+        pages.page(meta, number, page)?;
     }
     Ok(Some(count as u64))
 }

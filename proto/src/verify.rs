@@ -65,10 +65,9 @@ pub fn run(
         let (mut batches, mut data_version, mut time) = (0, None, 0);
         let mut bytes = 0;
         if let Some(base) = &start.base {
-            let meta = snapshot::read(store, keys, base, &mut |_| Ok(()), &mut |_, _, page| {
-                bytes += page.len() as u64;
-                Ok(())
-            })?;
+            let mut proof = snapshot::Proof::default();
+            let meta = snapshot::read(store, keys, base, &mut proof)?;
+            bytes += proof.bytes;
             (data_version, time) = (meta.data_version, meta.time);
         }
         let mut committed = Committed::new(|batch| {

@@ -148,16 +148,24 @@ fn hashed(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
+/// Number and hash of each page of a snapshot.
+#[derive(Default)]
+struct Pages(Vec<(u32, u64)>);
+
+impl snapshot::PageVisitor for Pages {
+    fn page(&mut self, _: &snapshot::Meta, number: u32, page: &[u8]) -> Result<(), Error> {
+        self.0.push((number, hashed(page)));
+        Ok(())
+    }
+}
+
 /// Reads and proves all that a restore reads, as a restore does.
 fn content(store: &dyn Store, keys: &KeyRing) -> Result<Content, Error> {
     Marker::read(store)?.expect(keys.store())?;
     let plan = Plan::newest(store, keys)?;
-    let mut pages = Vec::new();
+    let mut pages = Pages::default();
     if let Some(base) = &plan.start.base {
-        snapshot::read(store, keys, base, &mut |_| Ok(()), &mut |_, number, page| {
-            pages.push((number, hashed(page)));
-            Ok(())
-        })?;
+        snapshot::read(store, keys, base, &mut pages)?;
     }
     let mut batches = Vec::new();
     let mut committed = Committed::new(|batch| {
@@ -167,7 +175,7 @@ fn content(store: &dyn Store, keys: &KeyRing) -> Result<Content, Error> {
     });
     LogReader::new(store, keys).read(&plan.segments, &mut committed)?;
     committed.finish()?;
-    Ok((plan.generation, hashed(pages), batches))
+    Ok((plan.generation, hashed(pages.0), batches))
 }
 
 /// A small log that the real plugin wrote, with everything that a log can have in it.

@@ -136,7 +136,8 @@ pub fn run(
         .map_err(Error::file("create", path))?;
     let mut base = None;
     if let Some(start) = &plan.start.base {
-        base = Some(write_pages(store, keys, start, &file, path, progress)?);
+        let mut pages = PageFile { file: &file, path, written: 0, progress };
+        base = Some(snapshot::read(store, keys, start, &mut pages)?);
     }
     let (db, guard) = replay::open(path)?;
     let mut replay = Replay::new(&db, &guard);
@@ -162,26 +163,27 @@ pub fn run(
     })
 }
 
-fn write_pages(
-    store: &dyn Store,
-    keys: &KeyRing,
-    base: &crate::record::Base,
-    file: &File,
-    path: &Path,
-    progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<snapshot::Meta> {
-    let mut written = 0;
-    let mut set_len = |meta: &snapshot::Meta| {
+/// A database file that a snapshot's pages are written to.
+struct PageFile<'a> {
+    file: &'a File,
+    path: &'a Path,
+    written: u64,
+    progress: &'a mut (dyn FnMut(Progress) + Send),
+}
+
+impl snapshot::PageVisitor for PageFile<'_> {
+    fn begin(&mut self, meta: &snapshot::Meta) -> Result<()> {
         let size = u64::from(meta.page_size) * u64::from(meta.page_count);
-        file.set_len(size).map_err(Error::file("extend", path))
-    };
-    snapshot::read(store, keys, base, &mut set_len, &mut |meta, number, page| {
+        self.file.set_len(size).map_err(Error::file("extend", self.path))
+    }
+
+    fn page(&mut self, meta: &snapshot::Meta, number: u32, page: &[u8]) -> Result<()> {
         let at = u64::from(number - 1) * u64::from(meta.page_size);
-        file.write_all_at(page, at).map_err(Error::file("write", path))?;
-        written += page.len() as u64;
-        progress(Progress::Pages(written));
+        self.file.write_all_at(page, at).map_err(Error::file("write", self.path))?;
+        self.written += page.len() as u64;
+        (self.progress)(Progress::Pages(self.written));
         Ok(())
-    })
+    }
 }
 
 /// One thread reads, proves, opens and decodes; the other executes.

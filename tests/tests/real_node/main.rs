@@ -3,6 +3,7 @@
 //! in one line and passes. `LOCKSTEP_LONG=1` runs the long forms.
 
 mod clean_stop;
+mod destination;
 mod direction;
 mod fresh;
 mod money;
