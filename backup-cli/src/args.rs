@@ -21,6 +21,16 @@ pub struct Cli {
 pub enum Command {
     /// Make a new backup of a node, fresh or existing (lightningd stopped)
     Init(InitArgs),
+    /// Make a new backup of a node from that of the Python plugin 'backup' (lightningd stopped)
+    ///
+    /// OLD is only read. Where DIR holds the node's database at least as new as OLD, the new backup begins with
+    /// that database, and OLD is replayed to say whether it agrees. Where DIR holds no database, the one that OLD
+    /// leads to is the beginning; '--write-database' or 'backup-cli restore' puts it in place. A database that is
+    /// older than OLD is refused: starting it can cost all channel funds.
+    ///
+    /// A change that the node never committed is in OLD together with its replacement: it is found and left
+    /// out. The Python plugin's backup.lock is kept as backup.lock.python.
+    Import(ImportArgs),
     /// Get the database back
     Restore(RestoreArgs),
     /// Show how the backup is
@@ -59,6 +69,26 @@ pub struct InitArgs {
     /// First line of FILE is the passphrase of an encrypted hsm_secret
     #[arg(long, value_name = "FILE")]
     pub secret_passphrase_file: Option<PathBuf>,
+}
+
+/// `import`.
+#[derive(Args)]
+pub struct ImportArgs {
+    /// The Python plugin's backup: a path or file:// URL
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// The new backup
+    #[command(flatten)]
+    pub init: InitArgs,
+    /// Also put OLD's database into DIR, which holds none
+    #[arg(long)]
+    pub write_database: bool,
+    /// Take OLD for the node's state although its newest changes are lost: can cost all channel funds
+    #[arg(long)]
+    pub accept_stale: bool,
+    /// Replay and compare, say what would be done, and stop
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Which log is meant.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`commands`] | one file a verb |
+//! | [`python_backup`] | the file of the Python plugin `backup` |
 //! | [`place`] | which log is meant: a node's directory, or a URL and a key |
 //! | [`unlock`] | every way to the key ring |
 //! | [`output`] | results, progress, errors |
@@ -14,6 +15,7 @@ mod commands;
 mod failure;
 mod output;
 mod place;
+mod python_backup;
 mod unlock;
 
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     let output = Output::new(cli.json);
     let done = match cli.command {
         Command::Init(args) => commands::init::run(&args, &output),
+        Command::Import(args) => commands::import::run(&args, &output),
         Command::Restore(args) => commands::restore::run(&args, &output),
         Command::Status(args) => commands::status::run(&args, &output),
         Command::Verify(args) => commands::verify::run(&args, &output),

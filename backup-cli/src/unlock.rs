@@ -30,7 +30,7 @@ impl UnlockArgs {
 pub struct Opened {
     /// In words, for the report.
     pub by: String,
-    /// The `hsm_secret` that the words make, where it was words.
+    /// The `hsm_secret` that opened it, or that the words are.
     pub hsm_secret: Option<Zeroizing<Vec<u8>>>,
 }
 
@@ -103,7 +103,9 @@ fn open_key_file(store: &dyn Store, path: &Path) -> Result<(KeyRing, Opened)> {
 
 fn open_hsm_secret(store: &dyn Store, path: &Path, args: &UnlockArgs) -> Result<(KeyRing, Opened)> {
     let secret = node_secret(path, args.secret_passphrase_file.as_deref())?;
-    open_slot(store, &Unlock::Node(secret.make_secret(NODE_SECRET_INFO)))
+    let (keys, opened) = open_slot(store, &Unlock::Node(secret.make_secret(NODE_SECRET_INFO)))?;
+    let file = std::fs::read(path).map_err(Failure::file("read", path))?;
+    Ok((keys, Opened { hsm_secret: Some(Zeroizing::new(file)), ..opened }))
 }
 
 /// Before v25.12 hsmtool made an `hsm_secret` of the first half of the words' seed: whichever form opens

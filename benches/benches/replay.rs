@@ -82,7 +82,8 @@ fn sqlite_text(calls: &[Batch]) -> f64 {
 /// Shapes and values are split beforehand: only SQLite's part is timed, and the lookup of the statement.
 fn sqlite_bound(calls: &[Batch]) -> f64 {
     let db = open(calls);
-    let parts: Vec<(Option<(String, Shape, Values)>, &str)> = calls
+    type Split<'a> = (Option<(String, Shape, Values)>, &'a str);
+    let parts: Vec<Split<'_>> = calls
         .iter()
         .flat_map(|call| &call.writes)
         .map(|sql| {

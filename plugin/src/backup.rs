@@ -227,7 +227,7 @@ impl Backup {
                     self.note_append(call.data_version, began.elapsed());
                     return Ok(());
                 }
-                Err(error) if retryable(&error) && began.elapsed() + pause < self.stall_timeout => {
+                Err(error) if retryable(&error) && began.elapsed() < self.stall_timeout => {
                     if pause == FIRST_PAUSE {
                         self.set_state(State::Stalled);
                         let line = format!(
@@ -237,7 +237,10 @@ impl Backup {
                         );
                         self.output.log(Level::Unusual, &line);
                     }
-                    std::thread::sleep(pause);
+                    // The last try is at the time-out.
+                    std::thread::sleep(
+                        pause.min(self.stall_timeout.saturating_sub(began.elapsed())),
+                    );
                     pause = (2 * pause).min(LONGEST_PAUSE);
                     self.reopen()?;
                 }

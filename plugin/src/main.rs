@@ -22,11 +22,13 @@ mod stall;
 mod status;
 mod wire;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use serde_json::value::RawValue;
 
 use crate::backup::Backup;
 use crate::hook::{Hook, Refusal};
@@ -94,21 +96,23 @@ fn run(output: &Arc<Output>) -> anyhow::Result<()> {
             Next::Quiet if shutdown::other_plugins_run() => continue,
             Next::End | Next::Quiet => break,
         };
-        let message = Message::parse(bytes).context("malformed message from lightningd")?;
+        // Ending here would not stop lightningd: it goes on for a while after an important plugin's death,
+        // unless that happens in the middle of a call. So whatever goes wrong, the next call is refused.
+        let message = match Message::parse(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                gate.refuse(format!("malformed message from lightningd: {error}"), output);
+                continue;
+            }
+        };
         match (&*message.method, &message.id) {
-            ("db_write", Some(id)) => match &mut gate {
-                Gate::Open(hook) => hook.answer(id.get(), message.params),
-                Gate::Refusing(refusal) => refusal.answer(id.get()),
-                Gate::Closed => anyhow::bail!("db_write came before getmanifest"),
-            },
+            ("db_write", Some(id)) => gate.answer(id.get(), message.params, output),
             ("getmanifest", Some(_)) => {
                 if let Gate::Closed = gate {
                     gate = Gate::decide(&status, output)?;
                 }
                 node.forward(bytes);
             }
-            // lightningd writes before it gets here; where it did not, it must not go on all the same.
-            ("init", _) if matches!(gate, Gate::Refusing(_)) => return Ok(()),
             ("shutdown", None) => {
                 quiet_ms = Some(QUIET_AFTER_SHUTDOWN_MS);
                 output.log(Level::Debug, "shutdown: waiting for the last writes");
@@ -128,17 +132,43 @@ enum Gate {
     /// Not decided: nothing has been asked yet.
     Closed,
     /// To the log.
-    Open(Hook),
+    Open(Box<Hook>),
     /// This node must not go on.
     Refusing(Refusal),
 }
 
 impl Gate {
+    fn answer(&mut self, id: &str, params: Option<&RawValue>, output: &Arc<Output>) {
+        match self {
+            Self::Open(hook) => {
+                // A defect must not end the process between two calls.
+                if catch_unwind(AssertUnwindSafe(|| hook.answer(id, params))).is_err() {
+                    let reason =
+                        "a defect of cln-lockstep; please report it, with the log".to_owned();
+                    self.refuse(reason, output);
+                    self.answer(id, None, output);
+                }
+            }
+            Self::Refusing(refusal) => refusal.answer(id),
+            Self::Closed => {
+                self.refuse("db_write came before getmanifest".into(), output);
+                self.answer(id, None, output);
+            }
+        }
+    }
+
+    /// From here on every call is refused, for the first reason that there was.
+    fn refuse(&mut self, reason: String, output: &Arc<Output>) {
+        if !matches!(self, Self::Refusing(_)) {
+            *self = Self::Refusing(Refusal::new(reason, output.clone()));
+        }
+    }
+
     fn decide(status: &SharedStatus, output: &Arc<Output>) -> anyhow::Result<Self> {
         Ok(match Backup::prepare(Path::new("."), status.clone(), output.clone()) {
             Ok(backup) => {
                 let watchdog = Watchdog::start(output.clone(), &backup)?;
-                Self::Open(Hook::new(backup, watchdog, output.clone()))
+                Self::Open(Box::new(Hook::new(backup, watchdog, output.clone())))
             }
             Err(error) => Self::Refusing(Refusal::new(backup::explain(&error), output.clone())),
         })

@@ -10,7 +10,7 @@ use crate::record::{Close, CloseReason, Head, Open, Record, Rewind, Start, TimeM
 use crate::seal::{Chain, Header, KeyRing, ObjectKind, Tail};
 use crate::segment::{SEGMENT_BYTES, SegmentEncoder, SegmentError};
 use crate::session::{Session, Step};
-use crate::store::{Append, Store, StoreError};
+use crate::store::{Append, Store, StoreError, StoreErrorKind};
 use crate::version::DataVersion;
 
 /// One `db_write`, as far as the log is concerned.
@@ -428,7 +428,13 @@ impl Writer {
         };
         let encoder = SegmentEncoder::new(key, &header)?;
         let bytes = header.encode();
-        let object = self.store.create_append(&name.to_string(), &bytes)?;
+        let name = name.to_string();
+        let object = self.store.create_append(&name, &bytes).inspect_err(|error| {
+            // It holds no record, so nobody can be bound to it: best effort not to leave it behind.
+            if !matches!(error.kind, StoreErrorKind::Exists) {
+                let _ = self.store.remove(&name);
+            }
+        })?;
         self.segment = Some(OpenSegment { encoder, object, bytes: bytes.len() as u64, time: now });
         let open = Box::new(Open {
             time: now,

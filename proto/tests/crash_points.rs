@@ -84,8 +84,11 @@ impl Machine {
         loop {
             self.time += 1;
             let time = self.time;
-            let call =
-                Call { data_version: version, transaction: !settings, writes: &[sql.clone()] };
+            let call = Call {
+                data_version: version,
+                transaction: !settings,
+                writes: std::slice::from_ref(&sql),
+            };
             match self.writer().append(&call, time) {
                 Ok(Outcome::Acknowledged { .. }) => break,
                 Ok(Outcome::Gap) => panic!("a gap at {version}"),

@@ -1,6 +1,7 @@
 //! One file a verb.
 
 pub mod demo;
+pub mod import;
 pub mod init;
 pub mod key;
 pub mod list;

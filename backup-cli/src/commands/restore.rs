@@ -129,8 +129,12 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
         );
     }
     text += match (report.epoch, &dest.node) {
-        (Some(_), Some(_)) => {
+        (Some(_), Some(node)) if node.hsm_secret().exists() => {
             "the old node is shut out of this backup; never start it again.\nnext: start lightningd here"
+        }
+        (Some(_), Some(_)) => {
+            "the old node is shut out of this backup; never start it again.\nnext: put the node's \
+             hsm_secret here, then start lightningd"
         }
         (Some(_), None) => {
             "a running node was shut out of this backup. A file alone is no node: restore into a directory \
@@ -241,7 +245,7 @@ fn write_database(
     Ok(restored?)
 }
 
-/// What the plugin needs in the directory, and the secret that the words are.
+/// What the plugin needs in the directory, and the node's secret where that opened the backup.
 fn make_startable(
     node: &LightningDir,
     url: &Destination,

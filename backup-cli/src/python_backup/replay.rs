@@ -211,11 +211,12 @@ impl Bracket {
     /// The session that a batch belongs to.
     fn session_of(&mut self, batch: &CommittedBatch) -> u64 {
         if !batch.transaction {
-            let off = batch.statements.iter().filter_map(OwnedStatement::text).any(|sql| {
-                let sql = sql.to_ascii_uppercase();
-                sql.contains("FOREIGN_KEYS") && (sql.contains("OFF") || sql.contains('0'))
-            });
-            self.off = off.then_some(None);
+            let settings = batch.statements.iter().filter_map(OwnedStatement::text);
+            for sql in settings.map(|sql| sql.to_ascii_uppercase()) {
+                if sql.contains("FOREIGN_KEYS") {
+                    self.off = (sql.contains("OFF") || sql.contains('0')).then_some(None);
+                }
+            }
         } else {
             match &mut self.off {
                 Some(came @ None) => *came = Some(batch.data_version),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use lockstep_proto::batch::is_settings;
 use lockstep_proto::error::Error;
 use lockstep_proto::version::DataVersion;
+use serde::Serialize;
 
 use super::format::{
     HEAD_LEN, HEADER_LEN, Head, Header, Kind, NoHeader, SQLITE_MAGIC, statements,
@@ -51,7 +52,7 @@ pub struct Rivals {
 }
 
 /// A record that was not written to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tail {
     /// Where it begins.
     pub offset: u64,

@@ -1,0 +1,585 @@
+//! `import`: a new backup of a node that the Python plugin `backup` kept one of.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lockstep_node::wallet::{ConfiguredWallet, Wallet, config_wallet};
+use lockstep_node::{Access, LightningDir, NodeSecret, content};
+use lockstep_proto::capture::Capture;
+use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
+use lockstep_proto::destination::Destination;
+use lockstep_proto::error::Error;
+use lockstep_proto::fence::Claimant;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::record::StartReason;
+use lockstep_proto::seal::{KeyRing, StoreId};
+use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
+use lockstep_proto::store::Store;
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::Writer;
+use serde::Serialize;
+
+use super::{missing_slots, now, refuse_running};
+use crate::PROGRAM;
+use crate::args::{ImportArgs, InitArgs};
+use crate::failure::{Failure, Result};
+use crate::output::{Output, bytes};
+use crate::python_backup::{Extent, Replayed, Scan, scan::Tail};
+use crate::unlock;
+
+/// The Python plugin's lock file, once ours has taken its name.
+const KEPT_LOCK: &str = "backup.lock.python";
+
+/// How the node's database stands to the old backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "is", content = "detail")]
+enum Standing {
+    /// There is none: the old backup's is the node's.
+    Missing,
+    /// Same version, same content.
+    Same,
+    /// Same version, another content: the first difference.
+    Different(String),
+    /// Same version, but the old backup leads to no database: why.
+    NotReplayed(String),
+    /// So many versions ahead.
+    Ahead(u32),
+    /// What the old backup was before its newest change, which the node never committed.
+    Uncommitted,
+}
+
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    old: PathBuf,
+    old_records: u64,
+    old_data_version: Option<DataVersion>,
+    old_header_version: DataVersion,
+    old_truncated: Option<Tail>,
+    database: Standing,
+    replayed: Option<Replayed>,
+    lightning_dir: PathBuf,
+    url: Destination,
+    store_id: Option<StoreId>,
+    data_version: Option<DataVersion>,
+    snapshot_bytes: u64,
+    slots: Vec<String>,
+    old_lock: Option<PathBuf>,
+    database_written: Option<PathBuf>,
+    warnings: Vec<String>,
+    seconds: f64,
+}
+
+/// Imports. Everything is checked before anything is written; the lock file and, where it was asked for, the
+/// database come last.
+pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
+    let began = Instant::now();
+    let url: Destination = args.init.url.parse()?;
+    let old = old_path(&args.old)?;
+    let node = find_node(&args.init)?;
+    refuse_running(&node)?;
+    let old_lock = OldLock::find(&node)?;
+    let live = find_database(&node, args.write_database)?;
+    let secret = node_secret(&args.init, &node)?;
+    let locks = locks(&args.init, secret.as_ref())?;
+
+    let bar = output.bar("reading the old backup", std::fs::metadata(&old).map_or(0, |m| m.len()));
+    let scan = Scan::read(&old, &mut |at| bar.set_position(at));
+    bar.finish_and_clear();
+    let import = Import { args, node: &node, scan: &scan?, output };
+    let database = ReplayedDatabase::beside(node.wallet());
+    let (standing, replayed) = import.judge(live, &database, secret.as_ref())?;
+    let is_base = standing == Standing::Missing;
+
+    let mut report = Report {
+        dry_run: args.dry_run,
+        old_records: import.scan.records,
+        old_data_version: import.scan.newest,
+        old_header_version: DataVersion(import.scan.header.data_version),
+        old_truncated: import.scan.tail,
+        data_version: if is_base { import.scan.newest } else { live },
+        warnings: warnings(&import, &old, old_lock.as_ref(), is_base),
+        old,
+        database: standing,
+        replayed,
+        lightning_dir: node.path().to_owned(),
+        url: url.clone(),
+        store_id: None,
+        snapshot_bytes: 0,
+        slots: Vec::new(),
+        old_lock: None,
+        database_written: None,
+        seconds: 0.0,
+    };
+    if !args.dry_run {
+        let store = url.create()?;
+        let random = |error| Failure::from(Error::from(error));
+        let keys = KeyRing::generate(StoreId::generate().map_err(random)?).map_err(random)?;
+        write_key_file(&node.key_file(), &keys)?;
+        let source = if is_base { &database.0 } else { node.wallet() };
+        let made = import.make(&url, store.clone(), &keys, source, &locks, old_lock.as_ref());
+        if made.is_err() {
+            // Nothing refers to the new store yet: what is left of it is of no use to anybody.
+            let _ = std::fs::remove_file(node.key_file());
+        }
+        report.snapshot_bytes = made?;
+        report.store_id = Some(keys.store());
+        report.slots = slots::list(&*store)?.into_iter().map(|slot| slot.name).collect();
+        report.old_lock = old_lock.map(|lock| lock.kept);
+        report.warnings.extend(missing_slots(&*store)?);
+        if args.write_database {
+            database.publish(node.wallet())?;
+            report.database_written = Some(node.wallet().to_owned());
+        }
+    }
+    report.seconds = began.elapsed().as_secs_f64();
+    output.result(&report, || text(&report));
+    Ok(())
+}
+
+fn text(report: &Report) -> String {
+    let version = |version: Option<DataVersion>| version.map_or("none".into(), |v| v.to_string());
+    let mut text = match report.dry_run {
+        true => format!("'{}' can be imported; nothing was changed\n", report.old.display()),
+        false => format!("backup made at {}\n", report.url),
+    };
+    text += &format!(
+        "  '{}' has {} records and goes to data_version {}\n",
+        report.old.display(),
+        report.old_records,
+        version(report.old_data_version)
+    );
+    if let Some(Replayed { left_out, mended, .. }) = &report.replayed {
+        for left in left_out {
+            text += &format!(
+                "  left out: the record at offset {}, data_version {}, which the node never committed; the one at {} \
+                 replaced it\n",
+                left.offset, left.data_version, left.replaced_by
+            );
+        }
+        if *mended > 0 {
+            text += &format!("  {mended} statements lacked a space and were mended\n");
+        }
+    }
+    let live = version(report.data_version);
+    text += &match &report.database {
+        Standing::Missing => format!("  the new backup begins with its database, data_version {live}\n"),
+        Standing::Same => {
+            format!("  the node's database is at data_version {live} too and holds the same\n")
+        }
+        Standing::Different(_) | Standing::NotReplayed(_) => {
+            format!("  the node's database is at data_version {live} too\n")
+        }
+        Standing::Ahead(by) => format!(
+            "  it is behind: the node's database is at data_version {live}, {by} ahead, and was not compared\n"
+        ),
+        Standing::Uncommitted => format!(
+            "  the node's database is at data_version {live} and holds the same but for the newest record, which \
+             the node never committed\n"
+        ),
+    };
+    if report.database != Standing::Missing {
+        text += "  the new backup begins with the node's database\n";
+    }
+    if !report.slots.is_empty() {
+        text += &format!("  {}; opens with: {}, or backup.key\n", bytes(report.snapshot_bytes), report.slots.join(", "));
+    }
+    if let Some(lock) = &report.old_lock {
+        text += &format!("  the Python plugin's lock file is now '{}'\n", lock.display());
+    }
+    if let Some(database) = &report.database_written {
+        text += &format!("  '{}' was written\n", database.display());
+    }
+    for warning in &report.warnings {
+        text += &format!("  warning: {warning}\n");
+    }
+    if report.dry_run {
+        return text;
+    }
+    if report.database == Standing::Missing && report.database_written.is_none() {
+        text += &format!(
+            "next: 'backup-cli restore {} {}' writes the database\n",
+            report.url,
+            report.lightning_dir.display()
+        );
+    }
+    text += "next: in lightningd's config, put 'important-plugin=/path/to/cln-lockstep' in the place of the Python \
+             plugin's line, and start it.\nkeep the old backup until 'backup-cli verify' has passed";
+    text
+}
+
+fn warnings(
+    import: &Import<'_>,
+    old: &Path,
+    old_lock: Option<&OldLock>,
+    is_base: bool,
+) -> Vec<String> {
+    let scan = import.scan;
+    let mut warnings = Vec::new();
+    if let Some(tail) = scan.tail {
+        warnings.push(format!(
+            "the old backup breaks off in the record at offset {}, of which there are {} bytes{}",
+            tail.offset,
+            tail.bytes,
+            if scan.lacks_acknowledged() { "" } else { "; it was never acknowledged" }
+        ));
+    }
+    let header = DataVersion(scan.header.data_version);
+    if scan.newest.is_some_and(|newest| newest != header) {
+        warnings.push(format!("the old backup's header says data_version {header}"));
+    }
+    if let Some(lock) = old_lock
+        && lock.old.as_deref().is_none_or(|named| !same_file(named, old))
+    {
+        warnings.push(format!(
+            "the Python plugin's lock file names another backup, '{}'",
+            lock.backend_url
+        ));
+    }
+    if is_base && !import.node.hsm_secret().exists() {
+        warnings.push("there is no hsm_secret in the directory: bring the node's before it starts".into());
+    }
+    warnings
+}
+
+/// One import: what is given.
+struct Import<'a> {
+    args: &'a ImportArgs,
+    node: &'a LightningDir,
+    scan: &'a Scan,
+    output: &'a Output,
+}
+
+impl Import<'_> {
+    /// Compares the node's database with the old backup, and refuses where it is older.
+    fn judge(
+        &self,
+        live: Option<DataVersion>,
+        database: &ReplayedDatabase,
+        secret: Option<&NodeSecret>,
+    ) -> Result<(Standing, Option<Replayed>)> {
+        let known = self.scan.known();
+        let Some(live) = live else { return self.take_old(database, secret) };
+        match live.ahead_of(known) {
+            0.. if self.scan.newest != Some(live) => {
+                let newest = self.scan.newest.unwrap_or_default();
+                Ok((Standing::Ahead(live.0.wrapping_sub(newest.0)), None))
+            }
+            0.. => match self.replay(Extent::Whole, database) {
+                Ok(replayed) => {
+                    let standing = match self.compare(database)? {
+                        None => Standing::Same,
+                        Some(difference) => Standing::Different(difference),
+                    };
+                    Ok((standing, Some(replayed)))
+                }
+                Err(error @ Error::Damaged { .. }) => {
+                    Ok((Standing::NotReplayed(error.to_string()), None))
+                }
+                Err(error) => Err(error.into()),
+            },
+            -1 => {
+                let extent = match self.scan.newest {
+                    Some(newest) if newest == live => Extent::Whole,
+                    Some(_) if self.scan.newest_at.is_some() => Extent::BeforeNewest,
+                    _ => return Err(self.older(live)),
+                };
+                // Without proof that it is the state right before, it may be any older one.
+                let replayed = self.replay(extent, database).map_err(|_| self.older(live))?;
+                match self.compare(database)? {
+                    None => Ok((Standing::Uncommitted, Some(replayed))),
+                    Some(_) => Err(self.older(live)),
+                }
+            }
+            _ => Err(self.older(live)),
+        }
+    }
+
+    /// The node has no database: the old backup's becomes its.
+    fn take_old(
+        &self,
+        database: &ReplayedDatabase,
+        secret: Option<&NodeSecret>,
+    ) -> Result<(Standing, Option<Replayed>)> {
+        if self.scan.lacks_acknowledged() && !self.args.accept_stale {
+            return Err(Failure::new(
+                format!(
+                    "failed to import: '{}' has lost its end: its header counts up to data_version {}, the last \
+                     whole record has {}",
+                    self.scan.path.display(),
+                    self.scan.known(),
+                    self.scan.newest.map_or("none".into(), |version| version.to_string())
+                ),
+                "look for a whole copy of it, or for the node's database. A node that is started from an older \
+                 state can lose all channel funds; '--accept-stale' does it all the same. Nothing was changed.",
+            ));
+        }
+        if self.scan.newest.is_none() {
+            let store = self.scan.path.display().to_string();
+            let what = "the Python plugin has never written to it".into();
+            return Err(Error::Nothing { store, what }.into());
+        }
+        let replayed = self
+            .replay(Extent::Whole, database)
+            .map_err(|error| Failure::from(error).doing("import"))?;
+        let wallet = Wallet::open(&database.0, Access::Exclusive)?;
+        let id = wallet.map(|wallet| wallet.node_id()).transpose()?.flatten();
+        match (id, secret.map(NodeSecret::node_id)) {
+            (Some(id), Some(own)) if id != own => Err(Failure::wrong_key(
+                format!(
+                    "'{}' is of another node than '{}'",
+                    self.scan.path.display(),
+                    self.node.hsm_secret().display()
+                ),
+                "bring the hsm_secret and the backup of one node together; nothing was changed.",
+            )),
+            _ => Ok((Standing::Missing, Some(replayed))),
+        }
+    }
+
+    fn replay(&self, extent: Extent, database: &ReplayedDatabase) -> Result<Replayed, Error> {
+        let bar = self.output.bar("replaying the old backup", self.scan.end);
+        let replayed = crate::python_backup::replay::run(self.scan, extent, &database.0, &mut |at| {
+            bar.set_position(at);
+        });
+        bar.finish_and_clear();
+        replayed
+    }
+
+    /// The first difference between what was replayed and the node's database.
+    fn compare(&self, database: &ReplayedDatabase) -> Result<Option<String>> {
+        let old = Wallet::open(&database.0, Access::Exclusive)?;
+        let live = Wallet::open(self.node.wallet(), Access::Exclusive)?;
+        let (Some(old), Some(live)) = (old, live) else {
+            return Ok(Some("one of the two is empty".into()));
+        };
+        if let (Some(a), Some(b)) = (old.node_id()?, live.node_id()?)
+            && a != b
+        {
+            return Err(Failure::new(
+                format!(
+                    "'{}' is of another node than '{}'",
+                    self.scan.path.display(),
+                    self.node.wallet().display()
+                ),
+                "give the backup of this node; nothing was changed.",
+            ));
+        }
+        Ok(content::compare(old.connection(), live.connection())?)
+    }
+
+    fn older(&self, live: DataVersion) -> Failure {
+        let (database, old) = (self.node.wallet().display(), self.scan.path.display());
+        let what = format!(
+            "import: '{database}' is older than '{old}' (move it aside, and '--write-database' puts the newer in its \
+             place)"
+        );
+        Failure::from(Error::Behind { head: self.scan.known(), database: live }).doing(&what)
+    }
+
+    /// Makes the store and what refers to it in the node's directory. Gives the snapshot's size.
+    fn make(
+        &self,
+        url: &Destination,
+        store: Arc<dyn Store>,
+        keys: &KeyRing,
+        source: &Path,
+        locks: &[Lock],
+        old_lock: Option<&OldLock>,
+    ) -> Result<u64> {
+        let node = self.node;
+        let directory = LockFile::new_directory()?;
+        for lock in locks {
+            slots::add(&*store, keys, lock)?;
+        }
+        let claimant = Claimant::this_process(PROGRAM, "import", &directory, now())?;
+        let mut writer = Writer::create(store.clone(), keys.clone(), claimant)?;
+        let mut snapshot_bytes = 0;
+        let bar = self.output.bar("snapshot", 0);
+        let copy = Capture::take(source, node.path().join("backup.copy.tmp"), &mut |_| {})?;
+        copy.begin(&mut writer, StartReason::Init, now(), &mut |done, all| {
+            snapshot_bytes = all;
+            bar.set_length(all);
+            bar.set_position(done);
+        })?;
+        bar.finish_and_clear();
+        writer.close(now());
+        // The marker is what makes the folder a store: it comes when the rest is there.
+        Marker::new(keys.store(), now()).create(&*store)?;
+        if let Some(lock) = old_lock {
+            lock.keep(node)?;
+        }
+        let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
+            .then(|| node.wallet().to_owned());
+        let destination = NamedDestination { name: self.args.init.name.clone(), url: url.clone() };
+        LockFile::new(keys.store(), directory, destination, wallet).write(node.path())?;
+        Ok(snapshot_bytes)
+    }
+}
+
+/// The database that the old backup leads to, until it is published or dropped.
+struct ReplayedDatabase(PathBuf);
+
+impl ReplayedDatabase {
+    fn beside(wallet: &Path) -> Self {
+        let mut name = wallet.file_name().unwrap_or_default().to_owned();
+        name.push(".importing");
+        Self(wallet.with_file_name(name))
+    }
+
+    /// Gives it the name of the node's database, which no other file may have by now.
+    fn publish(&self, wallet: &Path) -> Result<()> {
+        File::open(&self.0).and_then(|file| file.sync_all()).map_err(Failure::file("sync", &self.0))?;
+        std::fs::hard_link(&self.0, wallet).map_err(Failure::file("publish", wallet))?;
+        let folder = wallet.parent().unwrap_or(Path::new("/"));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Failure::file("sync", folder))
+    }
+}
+
+impl Drop for ReplayedDatabase {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The Python plugin's lock file.
+struct OldLock {
+    backend_url: String,
+    /// The file that it names.
+    old: Option<PathBuf>,
+    /// Where it is kept.
+    kept: PathBuf,
+}
+
+impl OldLock {
+    /// Refuses where the node has a backup of ours.
+    fn find(node: &LightningDir) -> Result<Option<Self>> {
+        let taken = |path: &Path| {
+            Failure::new(
+                format!("'{}' exists: this node has a backup already, or an 'init' was interrupted", path.display()),
+                "'backup-cli status' shows it; nothing was changed.",
+            )
+        };
+        if node.key_file().exists() {
+            return Err(taken(&node.key_file()));
+        }
+        let lock: Option<serde_json::Value> =
+            std::fs::read(node.lock_file()).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        let backend_url = lock.as_ref().and_then(|lock| lock.get("backend_url")?.as_str());
+        let Some(backend_url) = backend_url else {
+            return match LockFile::read(node.path())? {
+                None => Ok(None),
+                Some(_) => Err(taken(&node.lock_file())),
+            };
+        };
+        let kept = node.path().join(KEPT_LOCK);
+        if kept.exists() && std::fs::read(&kept).ok() != std::fs::read(node.lock_file()).ok() {
+            return Err(Failure::new(
+                format!("'{}' exists and is another than backup.lock", kept.display()),
+                "move it aside; nothing was changed.",
+            ));
+        }
+        let old = old_path(backend_url).ok();
+        Ok(Some(Self { backend_url: backend_url.into(), old, kept }))
+    }
+
+    /// Gives it a second name before ours takes the first.
+    fn keep(&self, node: &LightningDir) -> Result<()> {
+        match std::fs::hard_link(node.lock_file(), &self.kept) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.map_err(Failure::file("write", &self.kept)),
+        }
+    }
+}
+
+/// The file that a path or a URL of the Python plugin names.
+fn old_path(text: &str) -> Result<PathBuf> {
+    if text.starts_with("socket:") {
+        return Err(Failure::new(
+            format!("'{text}' is a server"),
+            "run this where the server's file is, or copy that file here; stop the server first.",
+        ));
+    }
+    let path = match text.strip_prefix("file:") {
+        // As the plugin reads it: no escapes, and what is between the slashes names no host that matters.
+        Some(rest) => match rest.strip_prefix("//") {
+            Some(rest) => rest.find('/').map_or(rest, |at| &rest[at..]),
+            None => rest,
+        },
+        None => text,
+    };
+    let path = Path::new(path);
+    let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
+    if path.is_dir() {
+        return Err(Failure::new(
+            format!("'{}' is a directory", path.display()),
+            "the Python plugin's backup is one file; its backup.lock says which.",
+        ));
+    }
+    Ok(path)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn find_node(args: &InitArgs) -> Result<LightningDir> {
+    let node = LightningDir::locate(&args.lightning_dir)?;
+    let path = match (&args.wallet, config_wallet(&node)?) {
+        (Some(path), _) => std::path::absolute(path).map_err(Failure::file("find", path))?,
+        (None, Some(ConfiguredWallet::Postgres { at })) => {
+            return Err(Failure::new(
+                format!("{at}: the wallet is in PostgreSQL, which lightningd reports nothing of"),
+                "back it up with PostgreSQL's own replication; nothing was changed.",
+            ));
+        }
+        (None, Some(ConfiguredWallet::Sqlite { path, .. })) => path,
+        (None, _) => return Ok(node),
+    };
+    Ok(node.with_wallet(path))
+}
+
+/// The version of the node's database; `None` only where there is no file of it at all.
+fn find_database(node: &LightningDir, write: bool) -> Result<Option<DataVersion>> {
+    let exists = |path: &&PathBuf| path.symlink_metadata().is_ok();
+    let files = node.wallet_files();
+    let Some(found) = files.iter().find(exists) else { return Ok(None) };
+    if write {
+        return Err(Failure::new(
+            format!("failed to write the database: '{}' already exists", found.display()),
+            "nothing was changed; move the old database files aside first, or leave out '--write-database'.",
+        ));
+    }
+    let wallet = Wallet::open(node.wallet(), Access::Exclusive)?;
+    match wallet.map(|wallet| wallet.data_version()).transpose()?.flatten() {
+        Some(version) => Ok(Some(DataVersion(version))),
+        None => Err(Failure::new(
+            format!("'{}' exists, but it is no database with a data_version", found.display()),
+            "move it aside, and the old backup's database is taken instead; nothing was changed.",
+        )),
+    }
+}
+
+fn node_secret(args: &InitArgs, node: &LightningDir) -> Result<Option<NodeSecret>> {
+    let path = node.hsm_secret();
+    if !path.exists() {
+        return Ok(None);
+    }
+    unlock::node_secret(&path, args.secret_passphrase_file.as_deref()).map(Some)
+}
+
+/// What the first slots are locked with.
+fn locks(args: &InitArgs, secret: Option<&NodeSecret>) -> Result<Vec<Lock>> {
+    let mut locks: Vec<Lock> =
+        secret.iter().map(|secret| Lock::Node(secret.make_secret(NODE_SECRET_INFO))).collect();
+    if let Some(path) = &args.passphrase_file {
+        locks.push(unlock::passphrase_lock(path)?);
+    }
+    for recipient in &args.recipient {
+        locks.push(Lock::recipient(recipient)?);
+    }
+    Ok(locks)
+}
