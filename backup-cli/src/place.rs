@@ -55,7 +55,7 @@ impl Place {
         })?;
         let destination = lock.destination()?.clone();
         let store = destination.url.open()?;
-        Marker::read(&*store)?.expect(lock.store_id)?;
+        Marker::read(&*store)?.require(lock.store_id)?;
         let keys = if args.unlock.is_given() {
             unlock::open(&*store, &args.unlock, None)?.0
         } else {

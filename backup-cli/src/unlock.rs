@@ -79,7 +79,7 @@ pub fn open(
 
 fn open_slot(store: &dyn Store, unlock: &Unlock) -> Result<(KeyRing, Opened)> {
     let (keys, slot) = slots::open(store, unlock)?;
-    Marker::read(store)?.expect(keys.store())?;
+    Marker::read(store)?.require(keys.store())?;
     Ok((keys, Opened { by: format!("slot '{}'", slot.name), hsm_secret: None }))
 }
 

@@ -102,7 +102,7 @@ impl Backup {
             return Err(Error::OtherStore { object: KEY_FILE.into(), expected, found });
         }
         let store = destination.url.open()?;
-        Marker::read(&*store)?.expect(lock.store_id)?;
+        Marker::read(&*store)?.require(lock.store_id)?;
         let end = LogEnd::read(&*store, &keys)?;
         end.expect_directory(&*store, &lock.directory)?;
         let wallet = wallet_of(&directory, &lock);
@@ -317,7 +317,7 @@ impl Backup {
     /// Where what is there now must not be written to: another writer's, or another state of the log.
     fn reopen(&mut self) -> Result<()> {
         let reopened = self.destination.url.open().and_then(|store| {
-            Marker::read(&*store)?.expect(self.store_id)?;
+            Marker::read(&*store)?.require(self.store_id)?;
             if let Some(writer) = &mut self.writer {
                 writer.reattach(store.clone())?;
             }

@@ -70,7 +70,7 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::OtherStore`].
-    pub fn expect(&self, expected: StoreId) -> Result<()> {
+    pub fn require(&self, expected: StoreId) -> Result<()> {
         if self.store_id == expected {
             return Ok(());
         }

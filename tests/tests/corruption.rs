@@ -161,7 +161,7 @@ impl snapshot::PageVisitor for Pages {
 
 /// Reads and proves all that a restore reads, as a restore does.
 fn content(store: &dyn Store, keys: &KeyRing) -> Result<Content, Error> {
-    Marker::read(store)?.expect(keys.store())?;
+    Marker::read(store)?.require(keys.store())?;
     let plan = Plan::newest(store, keys)?;
     let mut pages = Pages::default();
     if let Some(base) = &plan.start.base {
