@@ -34,6 +34,15 @@ pub struct Claimant {
 }
 
 impl Claimant {
+    /// The same, for another claim: with a token and a time of its own.
+    ///
+    /// # Errors
+    /// Where the operating system has no randomness to give.
+    pub fn renewed(&self, time: TimeMs) -> Result<Self> {
+        let token: [u8; 16] = crate::seal::random_token()?;
+        Ok(Self { token: hex::encode(&token), time, ..self.clone() })
+    }
+
     /// This process, with a fresh token.
     ///
     /// # Errors

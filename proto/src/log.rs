@@ -361,10 +361,10 @@ impl Reading {
     /// A segment begins: what came before it is given, or void.
     fn follow(&mut self, segment: &LoadedSegment, visitor: &mut dyn Visitor) -> Result<()> {
         let (name, header) = (segment.name, &segment.header);
-        let before = self.continuity;
+        let mut before = self.continuity;
         let follows = match (self.continuity.segment(name, header), self.instead.take()) {
             (Err(error), Some((continuity, held))) => {
-                self.continuity = continuity;
+                (self.continuity, before) = (continuity, continuity);
                 let Ok(follows) = self.continuity.segment(name, header) else {
                     return Err(self.broken.take().unwrap_or(error));
                 };

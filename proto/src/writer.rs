@@ -285,7 +285,7 @@ impl Writer {
         fence::check(&*self.store, &self.keys, self.epoch)?;
         if self.generation == self.epoch {
             self.close_segment(CloseReason::Shutdown, now);
-            self.claimant.time = now;
+            self.claimant = self.claimant.renewed(now)?;
             let next = fence::claim(&*self.store, &self.keys, &self.claimant)?;
             if next != self.epoch + 1 {
                 // Another writer came between, and may have written.

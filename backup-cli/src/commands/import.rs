@@ -165,7 +165,9 @@ fn text(report: &Report) -> String {
     }
     let live = version(report.data_version);
     text += &match &report.database {
-        Standing::Missing => format!("  the new backup begins with its database, data_version {live}\n"),
+        Standing::Missing => {
+            format!("  the new backup begins with its database, data_version {live}\n")
+        }
         Standing::Same => {
             format!("  the node's database is at data_version {live} too and holds the same\n")
         }
@@ -184,7 +186,11 @@ fn text(report: &Report) -> String {
         text += "  the new backup begins with the node's database\n";
     }
     if !report.slots.is_empty() {
-        text += &format!("  {}; opens with: {}, or backup.key\n", bytes(report.snapshot_bytes), report.slots.join(", "));
+        text += &format!(
+            "  {}; opens with: {}, or backup.key\n",
+            bytes(report.snapshot_bytes),
+            report.slots.join(", ")
+        );
     }
     if let Some(lock) = &report.old_lock {
         text += &format!("  the Python plugin's lock file is now '{}'\n", lock.display());
@@ -239,7 +245,9 @@ fn warnings(
         ));
     }
     if is_base && !import.node.hsm_secret().exists() {
-        warnings.push("there is no hsm_secret in the directory: bring the node's before it starts".into());
+        warnings.push(
+            "there is no hsm_secret in the directory: bring the node's before it starts".into(),
+        );
     }
     warnings
 }
@@ -341,9 +349,10 @@ impl Import<'_> {
 
     fn replay(&self, extent: Extent, database: &ReplayedDatabase) -> Result<Replayed, Error> {
         let bar = self.output.bar("replaying the old backup", self.scan.end);
-        let replayed = crate::python_backup::replay::run(self.scan, extent, &database.0, &mut |at| {
-            bar.set_position(at);
-        });
+        let replayed =
+            crate::python_backup::replay::run(self.scan, extent, &database.0, &mut |at| {
+                bar.set_position(at);
+            });
         bar.finish_and_clear();
         replayed
     }
@@ -431,7 +440,9 @@ impl ReplayedDatabase {
 
     /// Gives it the name of the node's database, which no other file may have by now.
     fn publish(&self, wallet: &Path) -> Result<()> {
-        File::open(&self.0).and_then(|file| file.sync_all()).map_err(Failure::file("sync", &self.0))?;
+        File::open(&self.0)
+            .and_then(|file| file.sync_all())
+            .map_err(Failure::file("sync", &self.0))?;
         std::fs::hard_link(&self.0, wallet).map_err(Failure::file("publish", wallet))?;
         let folder = wallet.parent().unwrap_or(Path::new("/"));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -459,15 +470,19 @@ impl OldLock {
     fn find(node: &LightningDir) -> Result<Option<Self>> {
         let taken = |path: &Path| {
             Failure::new(
-                format!("'{}' exists: this node has a backup already, or an 'init' was interrupted", path.display()),
+                format!(
+                    "'{}' exists: this node has a backup already, or an 'init' was interrupted",
+                    path.display()
+                ),
                 "'backup-cli status' shows it; nothing was changed.",
             )
         };
         if node.key_file().exists() {
             return Err(taken(&node.key_file()));
         }
-        let lock: Option<serde_json::Value> =
-            std::fs::read(node.lock_file()).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        let lock: Option<serde_json::Value> = std::fs::read(node.lock_file())
+            .ok()
+            .and_then(|json| serde_json::from_slice(&json).ok());
         let backend_url = lock.as_ref().and_then(|lock| lock.get("backend_url")?.as_str());
         let Some(backend_url) = backend_url else {
             return match LockFile::read(node.path())? {

@@ -1,6 +1,7 @@
 //! `restore`: the database, back from its log.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -68,7 +69,11 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         return Ok(());
     }
     if let Some(node) = &dest.node {
-        std::fs::create_dir_all(node.path()).map_err(Failure::file("create", node.path()))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(node.path())
+            .map_err(Failure::file("create", node.path()))?;
     }
     let directory = LockFile::new_directory()?;
     let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
@@ -86,6 +91,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
         make_startable(node, &url, &keys, &opened, directory)?;
+        let claimant = claimant.renewed(now())?;
         Writer::take_over(store, keys, claimant, restored.position, now())?.close(now());
     }
     publish(&dest.database)?;

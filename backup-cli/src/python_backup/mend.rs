@@ -9,8 +9,29 @@ use std::borrow::Cow;
 
 /// Keywords that may follow a value.
 const KEYWORDS: [&str; 23] = [
-    "WHERE", "AND", "OR", "ORDER", "GROUP", "HAVING", "LIMIT", "OFFSET", "FROM", "ON", "IN", "IS", "NOT",
-    "BETWEEN", "LIKE", "AS", "ASC", "DESC", "THEN", "ELSE", "WHEN", "END", "RETURNING",
+    "WHERE",
+    "AND",
+    "OR",
+    "ORDER",
+    "GROUP",
+    "HAVING",
+    "LIMIT",
+    "OFFSET",
+    "FROM",
+    "ON",
+    "IN",
+    "IS",
+    "NOT",
+    "BETWEEN",
+    "LIKE",
+    "AS",
+    "ASC",
+    "DESC",
+    "THEN",
+    "ELSE",
+    "WHEN",
+    "END",
+    "RETURNING",
 ];
 
 /// `sql` with the spaces that it lacks; borrowed where it lacks none.

@@ -325,7 +325,12 @@ impl<'s> Records<'s> {
         self.reader.read_exact(&mut payload).map_err(Error::file("read", &self.scan.path))?;
         self.at += HEAD_LEN + u64::from(head.len);
         let Some(statements) = statements(&payload) else {
-            return Err(damaged(&self.scan.path, at, Some(data_version), "statements are not UTF-8"));
+            return Err(damaged(
+                &self.scan.path,
+                at,
+                Some(data_version),
+                "statements are not UTF-8",
+            ));
         };
         Ok(CommittedBatch {
             seq: at,

@@ -9,9 +9,7 @@ use lockstep_proto::error::Error;
 use lockstep_proto::version::DataVersion;
 use serde::Serialize;
 
-use super::format::{
-    HEAD_LEN, HEADER_LEN, Head, Header, Kind, NoHeader, SQLITE_MAGIC, statements,
-};
+use super::format::{HEAD_LEN, HEADER_LEN, Head, Header, Kind, NoHeader, SQLITE_MAGIC, statements};
 
 /// Settings are a few words: a longer payload is a transaction.
 const SETTINGS_BYTES_MAX: u32 = 4096;
@@ -109,7 +107,9 @@ impl Scan {
         let kind = match head.kind {
             Ok(kind) => kind,
             // After a power cut a file may have its length, but not yet its content.
-            Err(0) if head.len == 0 && head.data_version == 0 && rest_is_zero(reader, &self.path)? => {
+            Err(0)
+                if head.len == 0 && head.data_version == 0 && rest_is_zero(reader, &self.path)? =>
+            {
                 self.tail = Some(Tail { offset: at, bytes: left });
                 return Ok(false);
             }
@@ -163,7 +163,9 @@ impl Scan {
 
     fn out_of_order(&self) -> String {
         match self.newest {
-            None => "the first transaction is not number 1, and there is no snapshot before it".into(),
+            None => {
+                "the first transaction is not number 1, and there is no snapshot before it".into()
+            }
             Some(newest) => format!("follows data_version {newest}"),
         }
     }

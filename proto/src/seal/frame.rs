@@ -274,14 +274,15 @@ pub fn tail_after(rest: &[u8], offset: u64, number: u64) -> Tail {
     if written <= end && (cut || lost) { Tail::Torn } else { Tail::Damaged }
 }
 
-/// True where the end mark of a frame behind `number` stands in `rest`. By chance that is so once in
-/// about 2^32 bytes, and then only calls an interrupted write damage.
+/// True where the end mark of a frame behind `number` stands in `rest`: of as many as can be there. By
+/// chance that is so once in 2^27 interrupted writes of 2 MB, which are then called damage.
 fn later_mark(rest: &[u8], number: u64) -> bool {
+    let most = u32::try_from(rest.len() / FRAME_OVERHEAD).unwrap_or(u32::MAX);
     rest.windows(MARK_LEN).any(|window| {
         window.ends_with(MARK_WORD) && {
             let found = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
             let ahead = found.wrapping_sub(number as u32);
-            (1..1 << 31).contains(&ahead)
+            (1..=most).contains(&ahead)
         }
     })
 }

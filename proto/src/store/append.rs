@@ -50,21 +50,26 @@ impl FileAppend {
 
     /// Makes sure that there are zeros up to `end` and on. A disk without room for them may still have
     /// room for the record.
-    fn make_zeros(&mut self, end: u64) {
+    fn make_zeros(&mut self, end: u64) -> Result<(), StoreError> {
         if !self.zeroes_ahead || end <= self.zeroed {
-            return;
+            return Ok(());
         }
-        match self.file.write_all_at(&ZEROS, end).and_then(|()| self.file.sync_data()) {
+        let made = self.file.write_all_at(&ZEROS, end).and_then(|()| self.file.sync_data());
+        match made.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.zeroed = end + ZEROS.len() as u64,
-            Err(_) => self.zeroes_ahead = false,
+            Err((io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _)) => {
+                self.zeroes_ahead = false;
+            }
+            Err((_, error)) => return Err(self.failed("write zeros to")(error)),
         }
+        Ok(())
     }
 }
 
 impl Append for FileAppend {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let end = self.at + bytes.len() as u64;
-        self.make_zeros(end);
+        self.make_zeros(end)?;
         self.file.write_all_at(bytes, self.at).map_err(self.failed("write"))?;
         self.file.sync_data().map_err(self.failed("sync"))?;
         // Somebody may have deleted the folder under us: what has no name is no backup.

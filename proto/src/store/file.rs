@@ -4,10 +4,10 @@
 //! is an error, and never a write into what lies underneath.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,7 +57,7 @@ impl FileStore {
     /// # Errors
     /// [`StoreError`].
     pub fn create_root(path: &Path) -> Result<Self, StoreError> {
-        match std::fs::create_dir(path) {
+        match DirBuilder::new().mode(FOLDER_MODE.as_raw_mode()).create(path) {
             Ok(()) => sync_parent(path).map_err(|error| path_error(path, "sync", error))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(path_error(path, "create", error)),
@@ -117,8 +117,8 @@ impl FileStore {
         for part in path.split('/').filter(|part| !part.is_empty()) {
             if make {
                 match mkdirat(&folder, part, FOLDER_MODE) {
-                    Ok(()) => fsync(&folder).map_err(&failed)?,
-                    Err(Errno::EXIST) => {}
+                    // Whoever made it may have died before its name was durable.
+                    Ok(()) | Err(Errno::EXIST) => fsync(&folder).map_err(&failed)?,
                     Err(errno) => return Err(failed(errno)),
                 }
             }

@@ -40,7 +40,7 @@ impl Pair {
     /// Starts the chain and the peer in `directory`.
     pub fn start(daemons: &Daemons, directory: &Path) -> Self {
         let bitcoind = Bitcoind::start(daemons, &directory.join("bitcoin"));
-        let peer = NodeOptions::new(daemons, &bitcoind, directory.join("peer")).plugin(false);
+        let peer = NodeOptions::new(daemons, &bitcoind, directory.join("peer")).without_plugin();
         let peer = lean(peer).start();
         let (daemons, directory) = (daemons.clone(), directory.to_owned());
         Self { bitcoind, peer, daemons, directory }

@@ -20,7 +20,7 @@ pub struct NodeOptions {
     base: PathBuf,
     port: u16,
     bitcoin: Vec<String>,
-    plugin: bool,
+    plugin: Option<&'static str>,
     developer: bool,
     extra: Vec<String>,
     stdin: String,
@@ -34,16 +34,22 @@ impl NodeOptions {
             base: base.into(),
             port: free_port(),
             bitcoin: bitcoind.lightningd_args(),
-            plugin: true,
+            plugin: Some("important-plugin"),
             developer: true,
             extra: Vec::new(),
             stdin: String::new(),
         }
     }
 
-    /// With or without the plugin under test.
-    pub fn plugin(mut self, plugin: bool) -> Self {
-        self.plugin = plugin;
+    /// Without the plugin under test.
+    pub fn without_plugin(mut self) -> Self {
+        self.plugin = None;
+        self
+    }
+
+    /// With the plugin under test, but not as an important one.
+    pub fn with_unimportant_plugin(mut self) -> Self {
+        self.plugin = Some("plugin");
         self
     }
 
@@ -113,8 +119,8 @@ impl NodeOptions {
             command.args(["--developer", "--dev-fast-gossip", "--dev-bitcoind-poll=1"]);
             command.arg("--dev-fast-reconnect");
         }
-        if self.plugin {
-            command.arg(format!("--important-plugin={}", binaries::plugin().display()));
+        if let Some(option) = self.plugin {
+            command.arg(format!("--{option}={}", binaries::plugin().display()));
         }
         command
     }
@@ -247,16 +253,24 @@ impl Node {
         self.options.clone()
     }
 
-    /// Kills it as a power cut would, and returns how it was run.
+    /// Kills it alone, and returns how it was run.
     pub fn kill(mut self) -> NodeOptions {
         self.child.kill().expect("kill -9");
         self.child.wait().expect("its end");
         self.options.clone()
     }
 
+    /// Kills it and the plugin at once, as a power cut would.
+    pub fn kill_with_plugin(mut self) -> NodeOptions {
+        // lightningd first: without its plugin it would go on for a moment.
+        signal(&[self.pid(), self.plugin_pid().expect("the plugin runs")], "KILL");
+        self.child.wait().expect("its end");
+        self.options.clone()
+    }
+
     /// Kills the plugin and waits for lightningd's end.
     pub fn kill_plugin(mut self) -> NodeOptions {
-        signal(self.plugin_pid().expect("the plugin runs"), "KILL");
+        signal(&[self.plugin_pid().expect("the plugin runs")], "KILL");
         self.wait_for_end(PATIENCE);
         self.options.clone()
     }

@@ -112,12 +112,12 @@ impl Fuse {
 
     /// From here on whoever uses it hangs.
     pub fn hang(&self) {
-        signal(self.daemon.id(), "STOP");
+        signal(&[self.daemon.id()], "STOP");
     }
 
     /// It answers again.
     pub fn go_on(&self) {
-        signal(self.daemon.id(), "CONT");
+        signal(&[self.daemon.id()], "CONT");
     }
 
     /// The daemon dies: whoever uses it gets an error.

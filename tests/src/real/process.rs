@@ -11,9 +11,10 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-/// Sends a signal, such as `KILL`; the process may be gone already.
-pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).output();
+/// Sends a signal, such as `KILL`, to processes at once; they may be gone already.
+pub fn signal(pids: &[u32], name: &str) {
+    let pids = pids.iter().map(u32::to_string);
+    let status = Command::new("kill").arg(format!("-{name}")).args(pids).output();
     status.expect("kill runs");
 }
 

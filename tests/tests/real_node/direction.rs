@@ -60,6 +60,8 @@ impl Scene {
         let said = self.options.log().len();
         let status = self.options.clone().start_refused();
         assert!(!status.success());
+        // Nor where people forgot to make the plugin an important one.
+        assert!(!self.options.clone().with_unimportant_plugin().start_refused().success());
         let log = self.options.log();
         assert!(log[said..].contains(words), "not in the log: {words}\n{}", &log[said..]);
         assert_eq!(self.backup.head(&self.options), before);
@@ -87,7 +89,7 @@ fn a_node_that_ran_without_the_plugin_goes_on_with_a_new_generation() {
         scene.backup.status(&scene.options)["destinations"][0]["generation"].as_u64().unwrap()
     };
     let first = generation(&scene);
-    let node = scene.options.clone().plugin(false).start();
+    let node = scene.options.clone().without_plugin().start();
     invoices(&node, "unseen", 20);
     node.stop();
     let status = scene.backup.status(&scene.options);
@@ -101,6 +103,22 @@ fn a_node_that_ran_without_the_plugin_goes_on_with_a_new_generation() {
     assert!(generation(&scene) > first);
     scene.expect_restorable();
     scene.backup.verify(&scene.options);
+}
+
+#[test]
+fn a_plugin_that_dies_takes_the_node_down_and_the_next_start_makes_good() {
+    let Some(daemons) = Daemons::or_skip() else { return };
+    let mut scene = Scene::set(&daemons);
+    let node = scene.options.clone().start();
+    // It is not to be stopped by itself either.
+    let stop = [("subcommand", json!("stop")), ("plugin", json!("cln-lockstep"))];
+    assert!(node.try_call("plugin", &stop).is_err());
+    invoices(&node, "before", 5);
+    node.kill_plugin();
+    let node = scene.options.clone().start();
+    invoices(&node, "after", 5);
+    scene.options = node.stop();
+    scene.expect_restorable();
 }
 
 #[test]

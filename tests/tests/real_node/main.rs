@@ -5,6 +5,7 @@
 mod clean_stop;
 mod destination;
 mod direction;
+mod fenced;
 mod fresh;
 mod money;
 mod secret;

@@ -14,7 +14,6 @@ use lockstep_tests::real::backup::{Found, WALLET, compare_with_dead, data_versio
 use lockstep_tests::real::channel::{Pair, channel_ids, pay};
 use lockstep_tests::real::daemons::say;
 use lockstep_tests::real::lightningd::Caller;
-use lockstep_tests::real::process::signal;
 use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::real::{Backup, Daemons, Node, NodeOptions, long, recorder};
 use lockstep_tests::testdir::TestDir;
@@ -214,10 +213,7 @@ impl Campaign {
         let end = [End::Plugin, End::Both, End::Node, End::Node, End::Node][self.rng.usize(..5)];
         let options = match end {
             End::Plugin => node.kill_plugin(),
-            End::Both => {
-                signal(node.plugin_pid().expect("the plugin runs"), "KILL");
-                node.kill()
-            }
+            End::Both => node.kill_with_plugin(),
             End::Node => node.kill(),
         };
         self.tally.plugin_killed += u32::from(end == End::Plugin);
