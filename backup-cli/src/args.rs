@@ -83,7 +83,7 @@ pub struct ImportArgs {
     /// Also put OLD's database into DIR, which holds none
     #[arg(long)]
     pub write_database: bool,
-    /// Take OLD for the node's state although its newest changes are lost: can cost all channel funds
+    /// Take OLD for the node's state although changes are lost or damaged: can cost all channel funds
     #[arg(long)]
     pub accept_stale: bool,
     /// Replay and compare, say what would be done, and stop

@@ -1,14 +1,21 @@
 //! What the node feels: the round trip of a `db_write` through the real plugin, against a bare write and
-//! `fdatasync` of the same number of bytes, in turn, on the same file system.
+//! `fdatasync` of the same number of bytes, and against a plugin that does nothing but that, in turn, on
+//! the same file system.
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockstep_benches::{Plugin, Raw, calls, message, percentile, release_binary, sql_bytes};
 use lockstep_tests::testdir::TestDir;
 
 fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(BARE) {
+        let file = arguments.next().expect("a file to write to");
+        return bare_plugin(Path::new(&file));
+    }
     let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
     let dir = TestDir::new();
     let node = dir.network_dir();
@@ -18,29 +25,41 @@ fn main() {
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(28_150);
     let mut plugin = Plugin::start(&plugin, &node).expect("the plugin starts");
+    let bench = std::env::current_exe().expect("a running program has a path");
+    let bare_file = dir.path("bare");
+    let bare_file = bare_file.to_str().expect("a path in UTF-8");
+    let mut bare =
+        Plugin::start_with(&bench, &node, &[BARE, bare_file]).expect("the bare plugin starts");
     let mut raw = Raw::new(&dir.path("raw"), 64 << 20).expect("a file of zeros");
 
     let (mut hook_times, mut raw_times, mut cpu_times) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bare_times = Vec::new();
     let mut stored = stored_bytes(&store);
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
-        // About what the record took: its share of the SQL, compressed, and the frame.
-        let len = 40 + sql_bytes(call) / 12;
-        // In turn: whoever comes second in a pair finds the disk busier.
-        let first = (index % 2 == 0).then(|| raw.write(len).expect("the floor writes"));
-        let cpu = plugin.cpu();
-        let began = Instant::now();
-        plugin.call(&message).expect("the plugin acknowledges");
-        let took = began.elapsed();
-        cpu_times.push(plugin.cpu().saturating_sub(cpu));
-        let floor = first.unwrap_or_else(|| raw.write(len).expect("the floor writes"));
+        let len = bytes_of(message.len());
+        let (mut floor, mut bare_took, mut took) = Default::default();
+        // In turn: whoever comes second finds the disk busier.
+        for turn in 0..3 {
+            match (index + turn) % 3 {
+                0 => floor = raw.write(len).expect("the floor writes"),
+                1 => bare_took = timed(&mut bare, &message),
+                _ => {
+                    let cpu = plugin.cpu();
+                    took = timed(&mut plugin, &message);
+                    cpu_times.push(plugin.cpu().saturating_sub(cpu));
+                }
+            }
+        }
         if index >= 100 {
             hook_times.push(took);
             raw_times.push(floor);
+            bare_times.push(bare_took);
         }
     }
     let resident = plugin.resident_kib();
     plugin.stop();
+    bare.stop();
     stored = stored_bytes(&store) - stored;
     let sql: usize = calls.iter().map(sql_bytes).sum();
 
@@ -52,9 +71,17 @@ fn main() {
         p
     };
     let floor = row("write + fdatasync of as many bytes", &mut raw_times);
+    let bare = row("db_write through a plugin that does only that", &mut bare_times);
     let hook = row("db_write through cln-lockstep", &mut hook_times);
     println!(
-        "| ratio | {:.2} | {:.2} | {:.2} | {:.2} |",
+        "| ratio to the bare plugin | {:.2} | {:.2} | {:.2} | {:.2} |",
+        hook[0] / bare[0],
+        hook[1] / bare[1],
+        hook[2] / bare[2],
+        hook[3] / bare[3]
+    );
+    println!(
+        "| ratio to the write | {:.2} | {:.2} | {:.2} | {:.2} |",
         hook[0] / floor[0],
         hook[1] / floor[1],
         hook[2] / floor[2],
@@ -67,6 +94,38 @@ fn main() {
     );
     println!("stored bytes a byte of SQL: {:.4}", stored as f64 / sql as f64);
     println!("resident memory of the plugin at the end: {resident} KiB");
+}
+
+const BARE: &str = "--bare-plugin";
+
+/// About what the record of a message takes: its compressed share, and the frame.
+fn bytes_of(message: usize) -> usize {
+    40 + message / 12
+}
+
+fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {
+    let began = Instant::now();
+    plugin.call(message).expect("the plugin acknowledges");
+    began.elapsed()
+}
+
+/// Reads a message, writes as many bytes as its record would take and syncs them, answers.
+fn bare_plugin(path: &Path) {
+    let mut raw = Raw::new(path, 64 << 20).expect("a file of zeros");
+    let (mut stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout().lock());
+    let (mut message, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    loop {
+        match stdin.read(&mut piece) {
+            Ok(0) | Err(_) => return,
+            Ok(read) => message.extend_from_slice(&piece[..read]),
+        }
+        if message.ends_with(b"\n\n") {
+            raw.write(bytes_of(message.len())).expect("the floor writes");
+            stdout.write_all(b"{\"id\":\"x\",\"result\":{}}\n\n").expect("the answer is written");
+            stdout.flush().expect("the answer is written");
+            message.clear();
+        }
+    }
 }
 
 /// Bytes of all files under a folder.

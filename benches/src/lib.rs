@@ -56,7 +56,13 @@ pub struct Plugin {
 impl Plugin {
     /// Starts it in a network directory and takes its manifest.
     pub fn start(binary: &Path, directory: &Path) -> io::Result<Self> {
+        Self::start_with(binary, directory, &[])
+    }
+
+    /// Starts another program as a plugin.
+    pub fn start_with(binary: &Path, directory: &Path, args: &[&str]) -> io::Result<Self> {
         let mut child = Command::new(binary)
+            .args(args)
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

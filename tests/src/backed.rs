@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::binaries::{self, Cli, Output};
-use crate::oracle;
-use crate::sim::{Node, NodeConfig, Standing};
+use crate::sim::{Answer, Node, NodeConfig, Standing};
 use crate::testdir::TestDir;
 use crate::workload::Workload;
+use crate::{Batch, oracle};
 
 /// Set to `1`, tests take the numbers that a release is judged by.
 const LONG_VARIABLE: &str = "LOCKSTEP_LONG";
@@ -159,6 +159,27 @@ impl Backed {
             directory.as_os_str(),
         ])
     }
+}
+
+/// Starts a node that must not go on, and gives the reason that its first write is refused for: one
+/// line, with what to do. (lightningd does without a plugin that does not start; it cannot do without
+/// the answer to a write.) The node is down again, and has committed nothing.
+#[track_caller]
+pub fn reason_not_to_go_on(node: &mut Node) -> String {
+    node.start().expect("the plugin starts, to refuse the first write");
+    let version = node.database().expect("it is open").data_version().expect("a version");
+    let writes = vec!["UPDATE vars SET intval = 0".to_owned()];
+    let batch = Batch { data_version: version.wrapping_add(1), writes };
+    let reason = match node.ask_raw(&batch).expect("an answer") {
+        Answer::Refused { message } => message,
+        other => panic!("the write is not refused: {other:?}"),
+    };
+    assert!(reason.contains("hint: "), "{reason}");
+    assert!(!reason.contains('\n'), "one line: {reason}");
+    let logged = node.logs().iter().any(|line| line.level == "broken" && line.message == reason);
+    assert!(logged, "not in the node's log: {reason}");
+    node.kill().expect("it ends");
+    reason
 }
 
 /// Every file under a folder, by its name relative to it, sorted.

@@ -58,6 +58,7 @@ struct Report {
     old_data_version: Option<DataVersion>,
     old_header_version: DataVersion,
     old_truncated: Option<Tail>,
+    old_fragments: Vec<Tail>,
     database: Standing,
     replayed: Option<Replayed>,
     lightning_dir: PathBuf,
@@ -99,6 +100,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         old_data_version: import.scan.newest,
         old_header_version: DataVersion(import.scan.header.data_version),
         old_truncated: import.scan.tail,
+        old_fragments: import.scan.fragments.clone(),
         data_version: if is_base { import.scan.newest } else { live },
         warnings: warnings(&import, &old, old_lock.as_ref(), is_base),
         old,
@@ -151,12 +153,23 @@ fn text(report: &Report) -> String {
         report.old_records,
         version(report.old_data_version)
     );
+    for fragment in &report.old_fragments {
+        text += &format!(
+            "  left out: {} bytes at offset {}, a record that was not written to its end, nor acknowledged\n",
+            fragment.bytes, fragment.offset
+        );
+    }
     if let Some(Replayed { left_out, mended, .. }) = &report.replayed {
         for left in left_out {
             text += &format!(
-                "  left out: the record at offset {}, data_version {}, which the node never committed; the one at {} \
-                 replaced it\n",
-                left.offset, left.data_version, left.replaced_by
+                "  left out: the record at offset {}, data_version {}, {} {}\n",
+                left.offset,
+                left.data_version,
+                match left.offset < left.replaced_by {
+                    true => "which the node never committed; it was replaced by the one at",
+                    false => "which does not replay; taken was the one that it replaced, at",
+                },
+                left.replaced_by
             );
         }
         if *mended > 0 {
@@ -166,14 +179,21 @@ fn text(report: &Report) -> String {
     let live = version(report.data_version);
     text += &match &report.database {
         Standing::Missing => {
-            format!("  the new backup begins with its database, data_version {live}\n")
+            format!(
+                "  the new backup begins with the database that it leads to, data_version {live}\n"
+            )
         }
         Standing::Same => {
             format!("  the node's database is at data_version {live} too and holds the same\n")
         }
-        Standing::Different(_) | Standing::NotReplayed(_) => {
-            format!("  the node's database is at data_version {live} too\n")
-        }
+        Standing::Different(difference) => format!(
+            "  warning: the node's database is at data_version {live} too, but holds something else than the old \
+             backup (the first): {difference}\n"
+        ),
+        Standing::NotReplayed(why) => format!(
+            "  the node's database is at data_version {live} too\n  warning: the old backup was not compared, it \
+             cannot be restored: {why}\n"
+        ),
         Standing::Ahead(by) => format!(
             "  it is behind: the node's database is at data_version {live}, {by} ahead, and was not compared\n"
         ),
@@ -275,7 +295,7 @@ impl Import<'_> {
                 let newest = self.scan.newest.unwrap_or_default();
                 Ok((Standing::Ahead(live.0.wrapping_sub(newest.0)), None))
             }
-            0.. => match self.replay(Extent::Whole, database) {
+            0.. => match self.replay(Extent::Whole, true, database) {
                 Ok(replayed) => {
                     let standing = match self.compare(database)? {
                         None => Standing::Same,
@@ -295,7 +315,7 @@ impl Import<'_> {
                     _ => return Err(self.older(live)),
                 };
                 // Without proof that it is the state right before, it may be any older one.
-                let replayed = self.replay(extent, database).map_err(|_| self.older(live))?;
+                let replayed = self.replay(extent, true, database).map_err(|_| self.older(live))?;
                 match self.compare(database)? {
                     None => Ok((Standing::Uncommitted, Some(replayed))),
                     Some(_) => Err(self.older(live)),
@@ -314,10 +334,12 @@ impl Import<'_> {
         if self.scan.lacks_acknowledged() && !self.args.accept_stale {
             return Err(Failure::new(
                 format!(
-                    "failed to import: '{}' has lost its end: its header counts up to data_version {}, the last \
-                     whole record has {}",
+                    "failed to import: '{}' has lost its end: its header counts {} records up to data_version {}, \
+                     there are {} up to {}",
                     self.scan.path.display(),
+                    self.scan.header.records,
                     self.scan.known(),
+                    self.scan.records,
                     self.scan.newest.map_or("none".into(), |version| version.to_string())
                 ),
                 "look for a whole copy of it, or for the node's database. A node that is started from an older \
@@ -330,7 +352,7 @@ impl Import<'_> {
             return Err(Error::Nothing { store, what }.into());
         }
         let replayed = self
-            .replay(Extent::Whole, database)
+            .replay(Extent::Whole, self.args.accept_stale, database)
             .map_err(|error| Failure::from(error).doing("import"))?;
         let wallet = Wallet::open(&database.0, Access::Exclusive)?;
         let id = wallet.map(|wallet| wallet.node_id()).transpose()?.flatten();
@@ -347,12 +369,22 @@ impl Import<'_> {
         }
     }
 
-    fn replay(&self, extent: Extent, database: &ReplayedDatabase) -> Result<Replayed, Error> {
+    fn replay(
+        &self,
+        extent: Extent,
+        any_branch: bool,
+        database: &ReplayedDatabase,
+    ) -> Result<Replayed, Error> {
         let bar = self.output.bar("replaying the old backup", self.scan.end);
-        let replayed =
-            crate::python_backup::replay::run(self.scan, extent, &database.0, &mut |at| {
+        let replayed = crate::python_backup::replay::run(
+            self.scan,
+            extent,
+            any_branch,
+            &database.0,
+            &mut |at| {
                 bar.set_position(at);
-            });
+            },
+        );
         bar.finish_and_clear();
         replayed
     }

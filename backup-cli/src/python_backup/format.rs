@@ -41,8 +41,9 @@ const FIELDS_LEN: usize = 36;
 pub struct Header {
     /// lightningd's version of the newest record that was written to its end.
     pub data_version: u32,
-    /// Where the plugin believes the records to end.
-    pub end: u64,
+    /// Records that were written to their end, those that were taken back included: at most as many as there
+    /// are, unless the file was cut off. 0 where an older plugin did not count.
+    pub records: u64,
 }
 
 /// Why these bytes are no header.
@@ -58,12 +59,13 @@ impl Header {
     /// Reads the first [`HEADER_LEN`] bytes of a file.
     pub fn decode(bytes: &[u8; HEADER_LEN as usize]) -> Result<Self, NoHeader> {
         let (fields, rest) = bytes.split_at(FIELDS_LEN);
-        let end = u64_at(fields, 8);
-        if rest.iter().any(|&byte| byte != 0) || end < HEADER_LEN {
+        if rest.iter().any(|&byte| byte != 0) || u64_at(fields, 8) < HEADER_LEN {
             return Err(NoHeader::Malformed);
         }
         match u32_at(fields, 0) {
-            FILE_VERSION => Ok(Self { data_version: u32_at(fields, 4), end }),
+            FILE_VERSION => {
+                Ok(Self { data_version: u32_at(fields, 4), records: u64_at(fields, 28) })
+            }
             version @ 2..=255 => Err(NoHeader::Version(version)),
             _ => Err(NoHeader::Malformed),
         }
@@ -130,7 +132,7 @@ mod tests {
         // As struct.pack("!IIQIQQ", 1, 46, 79811, 45, 79482, 7) of Python.
         let mut fields = vec![0, 0, 0, 1, 0, 0, 0, 46, 0, 0, 0, 0, 0, 1, 0x37, 0xc3];
         fields.extend([0, 0, 0, 45, 0, 0, 0, 0, 0, 1, 0x36, 0x7a, 0, 0, 0, 0, 0, 0, 0, 7]);
-        assert_eq!(header(&fields), Ok(Header { data_version: 46, end: 79811 }));
+        assert_eq!(header(&fields), Ok(Header { data_version: 46, records: 7 }));
         fields[3] = 2;
         assert_eq!(header(&fields), Err(NoHeader::Version(2)));
         fields[0] = b'S';

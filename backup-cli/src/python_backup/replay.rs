@@ -67,14 +67,16 @@ struct Broken {
 }
 
 /// Replays into a new database at `path`, in place of what is there. Where a transaction is there more
-/// than once, the last is taken, for lightningd uses a version again only where it was not committed; should
-/// that not lead to the end, each of the others is tried. `progress` is told the offset.
+/// than once, the last is taken, for lightningd uses a version again only where it was not committed. With
+/// `any_branch`, should that not lead to the end, each of the others is tried: only for callers that can tell
+/// whether it is the right one. `progress` is told the offset.
 ///
 /// # Errors
 /// [`Error::Damaged`] with offset and version where no branch leads to the end: what the first ran into.
 pub fn run(
     scan: &Scan,
     extent: Extent,
+    any_branch: bool,
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Replayed, Error> {
@@ -90,7 +92,7 @@ pub fn run(
             Err(broken) => {
                 let at = broken.at;
                 first.get_or_insert(broken.error);
-                if !branch.next(at) {
+                if !any_branch || !branch.next(at) {
                     break;
                 }
             }
@@ -153,8 +155,11 @@ impl<'s> Branch<'s> {
         let mut replay = Replay::new(&db, &guard);
         replay.data_version = base;
         let (mut bracket, mut mended) = (Bracket::default(), 0);
-        while records.at < self.stop {
-            let at = records.at;
+        loop {
+            let at = records.seek().map_err(|error| Broken { at: start, error })?;
+            if at >= self.stop {
+                break;
+            }
             let mut batch = records.next().map_err(|error| Broken { at, error })?;
             batch.session = bracket.session_of(&batch);
             for statement in &mut batch.statements {
@@ -315,6 +320,18 @@ impl<'s> Records<'s> {
         let mut bytes = [0; HEAD_LEN as usize];
         self.reader.read_exact(&mut bytes).map_err(Error::file("read", &self.scan.path))?;
         Ok(Head::decode(&bytes))
+    }
+
+    /// Goes to where the next record begins, or to the end.
+    fn seek(&mut self) -> Result<u64, Error> {
+        for fragment in &self.scan.fragments {
+            if fragment.offset == self.at {
+                self.at += fragment.bytes;
+                let seek = self.reader.seek(SeekFrom::Start(self.at));
+                seek.map_err(Error::file("read", &self.scan.path))?;
+            }
+        }
+        Ok(self.at)
     }
 
     fn next(&mut self) -> Result<CommittedBatch, Error> {

@@ -108,7 +108,17 @@ pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
 
 /// Letters, digits, `_`, `$` and every byte of a non-ASCII character: what an identifier is made of.
 fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || byte >= 0x80
+    const WORD: [bool; 256] = {
+        let mut word = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            word[byte] = b.is_ascii_alphanumeric() || b == b'_' || b == b'$' || b >= 0x80;
+            byte += 1;
+        }
+        word
+    };
+    WORD[usize::from(byte)]
 }
 
 fn keep(bytes: &[u8], from: usize, to: usize, shape: &mut Vec<u8>) -> Option<usize> {
@@ -166,7 +176,7 @@ fn take_number(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values
 fn take_text(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
     let mut from = at + 1;
     loop {
-        let len = bytes[from..].iter().position(|&byte| byte == b'\'')?;
+        let len = memchr::memchr(b'\'', &bytes[from..])?;
         values.bytes.extend_from_slice(&bytes[from..from + len]);
         from += len + 1;
         if bytes.get(from) != Some(&b'\'') {
@@ -180,18 +190,18 @@ fn take_text(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
 
 fn take_blob(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) -> Option<usize> {
     let digits = &bytes[at + 2..];
-    let len = digits.iter().position(|&byte| byte == b'\'')?;
+    let len = memchr::memchr(b'\'', digits)?;
     let end = at + 3 + len;
     let start = values.bytes.len();
-    let canonical = bytes[at] == b'x'
-        && len % 2 == 0
-        && digits[..len].chunks_exact(2).all(|pair| match (nibble(pair[0]), nibble(pair[1])) {
-            (Some(high), Some(low)) => {
-                values.bytes.push(high << 4 | low);
-                true
-            }
-            _ => false,
-        });
+    let canonical = bytes[at] == b'x' && len % 2 == 0 && {
+        let mut wrong = 0;
+        values.bytes.extend(digits[..len].chunks_exact(2).map(|pair| {
+            let (high, low) = (nibble(pair[0]), nibble(pair[1]));
+            wrong |= high | low;
+            high << 4 | low & 15
+        }));
+        wrong <= 15
+    };
     if canonical {
         shape.push(BLOB);
         values.end();
@@ -202,12 +212,18 @@ fn take_blob(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) 
     }
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+/// The value of a lower-case hexadecimal digit; more than 15 for any other byte.
+fn nibble(digit: u8) -> u8 {
+    const NIBBLE: [u8; 256] = {
+        let mut nibble = [0xff; 256];
+        let mut value = 0;
+        while value < 16 {
+            nibble[b"0123456789abcdef"[value] as usize] = value as u8;
+            value += 1;
+        }
+        nibble
+    };
+    NIBBLE[usize::from(digit)]
 }
 
 /// One literal, as bound to a prepared statement or written into the text.
