@@ -29,7 +29,7 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
     head: Head,
-    /// True once a transaction came in this session: it can only be followed when it was committed.
+    /// True once a call of this session showed where the database is: what follows is behind that.
     own: bool,
 }
 
@@ -58,7 +58,8 @@ impl Session {
             (true, 0) => match in_doubt {
                 Some(void) => Step::RewindThenAppend { void },
                 // Within a session an equal version is one more batch.
-                None => Step::Append,
+                None if self.own || self.head.is_empty() => Step::Append,
+                None => Step::Behind,
             },
             // The batch in doubt was not committed; the transaction that follows will void it.
             (false, -1) if in_doubt.is_some() => Step::Append,
@@ -98,8 +99,9 @@ impl Session {
             self.head = Head { data_version: Some(version), batch_seq: Some(seq), in_doubt: true };
             self.own = true;
         } else if self.head.data_version == Some(version) {
-            // Settings carry the version that is in the database.
+            // Settings carry the version that is in the database: the batch of that version is, too.
             self.head.in_doubt = false;
+            self.own = true;
         }
     }
 
@@ -148,6 +150,11 @@ mod tests {
         session.appended(DataVersion(7), true, 41);
         assert_eq!(session.step(DataVersion(7), true), Step::Append);
         assert!(!session.head().in_doubt);
+    }
+
+    #[test]
+    fn equal_version_at_the_start_is_behind_a_head_that_was_committed() {
+        assert_eq!(at(7, false).step(DataVersion(7), true), Step::Behind);
     }
 
     #[test]

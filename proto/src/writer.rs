@@ -134,6 +134,17 @@ impl LogEnd {
     }
 }
 
+/// What [`Writer::take_over`] takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoredState {
+    /// The newest record that was read.
+    pub position: Position,
+    /// lightningd's version of the restored database.
+    pub data_version: Option<DataVersion>,
+    /// The epoch that was claimed before anything was read.
+    pub claimed: u32,
+}
+
 /// The one writer of a log, for as long as nobody claims a newer epoch.
 pub struct Writer {
     store: Arc<dyn Store>,
@@ -175,8 +186,8 @@ impl Writer {
         Self::go_on(store, keys, claimant, epoch, &end, now)
     }
 
-    /// Claims the next epoch for a database that was restored up to `restored`: from here on the log belongs
-    /// to the claimant's directory, and no other may continue it.
+    /// Claims the next epoch for a database that was restored: from here on the log belongs to the claimant's
+    /// directory, and no other may continue it.
     ///
     /// # Errors
     /// [`Error::Refused`] where the log has gone on since; nothing was changed but the claim.
@@ -184,24 +195,29 @@ impl Writer {
         store: Arc<dyn Store>,
         keys: KeyRing,
         claimant: Claimant,
-        restored: Position,
+        restored: &RestoredState,
         now: TimeMs,
     ) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
         let end = LogEnd::read(&*store, &keys)?;
-        if end.position != restored {
+        let (at, found) = (restored.position, end.position);
+        // What an older writer wrote since the claim was fenced before it was acknowledged: one record.
+        let fenced = found.seq == at.seq + 1 && end.epoch < restored.claimed;
+        if found != at && !fenced {
             return Err(Error::Refused {
                 what: format!(
                     "the node on {} wrote to '{}' meanwhile: it is at seq {}, restored was seq {}",
                     end.host,
                     store.label(),
-                    end.position.seq,
-                    restored.seq
+                    found.seq,
+                    at.seq
                 ),
                 hint: "stop that node for good, then restore again.".into(),
             });
         }
-        Self::go_on(store, keys, claimant, epoch, &end, now)
+        // The restored database has committed all that is in it: nothing is in doubt.
+        let head = Head { data_version: restored.data_version, batch_seq: None, in_doubt: false };
+        Self::go_on(store, keys, claimant, epoch, &LogEnd { position: at, head, ..end }, now)
     }
 
     fn go_on(

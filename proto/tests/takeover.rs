@@ -5,15 +5,15 @@ mod sim;
 use std::sync::Arc;
 
 use lockstep_proto::error::Error;
-use lockstep_proto::fence::Claimant;
-use lockstep_proto::log::LogReader;
+use lockstep_proto::fence::{self, Claimant};
+use lockstep_proto::log::{LogReader, Position};
 use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::seal::{Chain, Header, KeyRing, ObjectKind, StoreId};
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::{Call, LogEnd, Outcome, Writer};
+use lockstep_proto::writer::{Call, LogEnd, Outcome, RestoredState, Writer};
 
 use sim::{Fault, SimStore};
 
@@ -41,6 +41,19 @@ impl Log {
     fn open(&self, directory: &str) -> Result<Writer, Error> {
         let claimant = Claimant::this_process("test", "node", directory, 1).unwrap();
         Writer::open(self.arc(), self.keys.clone(), claimant, 1)
+    }
+
+    fn take_over(
+        &self,
+        directory: &str,
+        position: Position,
+        version: u32,
+        claimed: u32,
+    ) -> Result<Writer, Error> {
+        let claimant = Claimant::this_process("test", "restore", directory, 1).unwrap();
+        let data_version = Some(DataVersion(version));
+        let state = RestoredState { position, data_version, claimed };
+        Writer::take_over(self.arc(), self.keys.clone(), claimant, &state, 1)
     }
 
     fn append(&self, writer: &mut Writer, version: u32) -> Result<Outcome, Error> {
@@ -172,9 +185,7 @@ fn a_log_belongs_to_the_directory_that_was_restored_last() {
     let (log, mut old) = Log::new();
     old.close(1);
     let restored = LogEnd::read(&log.store, &log.keys).unwrap().position;
-    let claimant = |directory| Claimant::this_process("test", "restore", directory, 1).unwrap();
-    let b = Writer::take_over(log.arc(), log.keys.clone(), claimant("b"), restored, 1);
-    let mut b = b.unwrap();
+    let mut b = log.take_over("b", restored, 1, 9).unwrap();
     b.close(1);
     // One transaction ahead of what `a` has: `a` must not take it for one that was never committed.
     let mut b = log.open("b").unwrap();
@@ -184,6 +195,29 @@ fn a_log_belongs_to_the_directory_that_was_restored_last() {
     log.append(&mut b, 3).unwrap();
     assert_eq!(log.logged(), ["(1, 1)", "(2, 3)", "(3, 5)"]);
     // And what was restored before that is no base to go on from.
-    let late = Writer::take_over(log.arc(), log.keys.clone(), claimant("c"), restored, 1);
-    assert!(matches!(late, Err(Error::Refused { .. })));
+    assert!(matches!(log.take_over("c", restored, 1, 9), Err(Error::Refused { .. })));
+}
+
+#[test]
+fn a_record_that_was_fenced_during_a_restore_does_not_hinder_it() {
+    let (log, mut old) = Log::new();
+    let claimant = Claimant::this_process("test", "restore", "b", 1).unwrap();
+    let claimed = fence::claim(&log.store, &log.keys, &claimant).unwrap();
+    let restored = LogEnd::read(&log.store, &log.keys).unwrap().position;
+    assert!(matches!(log.append(&mut old, 2), Err(Error::Fenced { .. })));
+    log.take_over("b", restored, 1, claimed).unwrap().close(1);
+    let mut b = log.open("b").unwrap();
+    log.append(&mut b, 2).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 4)"]);
+}
+
+/// A restored database holds the newest batch: it can not be one that was never committed.
+#[test]
+fn after_a_restore_nothing_is_in_doubt() {
+    let (log, _) = Log::new();
+    let restored = LogEnd::read(&log.store, &log.keys).unwrap();
+    assert!(restored.head.in_doubt);
+    log.take_over("b", restored.position, 1, 9).unwrap().close(1);
+    let mut b = log.open("b").unwrap();
+    assert!(matches!(log.append(&mut b, 1), Err(Error::Behind { .. })));
 }

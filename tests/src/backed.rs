@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
+
 use crate::binaries::{self, Cli, Output};
 use crate::sim::{Answer, Node, NodeConfig, Standing};
 use crate::testdir::TestDir;
@@ -148,6 +150,15 @@ impl Backed {
     pub fn check_same_as(&self, database: &Path) {
         let restored = self.restored();
         oracle::assert_same(database, &restored);
+    }
+
+    /// Changes a field of `backup.lock`, such as `stall_timeout_s`.
+    pub fn set_in_lock(&self, field: &str, value: Value) {
+        let path = self.network_file("backup.lock");
+        let bytes = fs::read(&path).expect("read backup.lock");
+        let mut lock: Value = serde_json::from_slice(&bytes).expect("backup.lock is JSON");
+        lock[field] = value;
+        fs::write(path, lock.to_string()).expect("write backup.lock");
     }
 
     /// Runs `backup-cli` with a verb and this node's directory.

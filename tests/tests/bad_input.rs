@@ -56,14 +56,6 @@ fn assert_says(output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-/// Changes a field of `backup.lock`.
-fn set_in_lock(backed: &Backed, field: &str, value: Value) {
-    let path = backed.network_file("backup.lock");
-    let mut lock: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    lock[field] = value;
-    fs::write(path, lock.to_string()).unwrap();
-}
-
 fn request(id: &str, params: &str) -> String {
     format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":\"{id}\",\"method\":\"db_write\",\"params\":{params}}}\n\n"
@@ -322,7 +314,7 @@ fn urls_that_name_no_folder_are_refused() {
     node.kill().unwrap();
     let lock = fs::read(backed.network_file("backup.lock")).unwrap();
     let elsewhere = json!([{"name": "primary", "url": "ftp://host/path"}]);
-    set_in_lock(&backed, "destinations", elsewhere);
+    backed.set_in_lock("destinations", elsewhere);
     assert!(reason_not_to_go_on(&mut node).contains("'ftp://' is not a kind of destination"));
     assert_says(&backed.cli("status"), 1, &["'ftp://' is not a kind of destination"]);
     fs::write(backed.network_file("backup.lock"), lock).unwrap();
@@ -339,7 +331,7 @@ fn a_destination_that_becomes_read_only_stops_the_node_uncommitted() {
     assert!(!backed.network_file("backup.key").exists());
     mount.remount("rw");
     backed.init().run().expect_success();
-    set_in_lock(&backed, "stall_timeout_s", json!(1));
+    backed.set_in_lock("stall_timeout_s", json!(1));
     let (mut node, mut workload) = with_history(&backed, 10);
     let committed = node.ledger().committed_version();
 
@@ -367,7 +359,7 @@ fn a_full_destination_stops_the_node_uncommitted_and_room_lets_it_go_on() {
     let backed = Backed::without_backup();
     let Some(mount) = Mount::tmpfs(&backed.store(), 2 << 20, test) else { return };
     backed.init().run().expect_success();
-    set_in_lock(&backed, "stall_timeout_s", json!(1));
+    backed.set_in_lock("stall_timeout_s", json!(1));
     let (mut node, mut workload) = with_history(&backed, 11);
     let mut rng = fastrand::Rng::with_seed(11);
     for round in 0..3 {
@@ -411,7 +403,7 @@ fn a_full_destination_that_gets_room_in_time_is_waited_for() {
     let backed = Backed::without_backup();
     let Some(mount) = Mount::tmpfs(&backed.store(), 2 << 20, test) else { return };
     backed.init().run().expect_success();
-    set_in_lock(&backed, "stall_timeout_s", json!(30));
+    backed.set_in_lock("stall_timeout_s", json!(30));
     let (mut node, mut workload) = with_history(&backed, 12);
     let mut rng = fastrand::Rng::with_seed(12);
     let blob = |rng: &mut fastrand::Rng| {
@@ -497,7 +489,7 @@ fn a_folder_without_its_marker_is_a_mount_that_is_missing() {
 fn a_backup_that_is_deleted_under_a_running_node_is_noticed() {
     // Of what is acknowledged from now on nothing could be restored.
     let (backed, mut node, mut workload) = running(15);
-    set_in_lock(&backed, "stall_timeout_s", json!(1));
+    backed.set_in_lock("stall_timeout_s", json!(1));
     node.kill().unwrap();
     workload.restarted();
     node.start().unwrap();
@@ -591,7 +583,7 @@ fn a_lock_file_that_is_missing_or_malformed_is_named() {
 
 fn set_in_lock_to(backed: &Backed, lock: &str, field: &str, value: Value) {
     fs::write(backed.network_file("backup.lock"), lock).unwrap();
-    set_in_lock(backed, field, value);
+    backed.set_in_lock(field, value);
 }
 
 #[test]

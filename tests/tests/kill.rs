@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_tests::Step;
-use lockstep_tests::backed::{Backed, ci_or_long, reason_not_to_go_on};
+use lockstep_tests::backed::{Backed, ci_or_long, files_under, reason_not_to_go_on};
 use lockstep_tests::binaries::Cli;
 use lockstep_tests::sim::{
     Answer, Crash, CrashPoint, Database, Fate, Node, NodeConfig, Sent, Standing, Victim,
@@ -395,6 +395,41 @@ fn every_crash_point_of_a_first_and_of_a_later_call_is_survived() {
     }
     Backed::write(&mut node, &mut workload, 2);
     assert_eq!(backed.check(&node), Standing::Committed);
+}
+
+#[test]
+fn deaths_around_the_end_of_a_full_segment_are_survived() {
+    // A segment ends at 8 MiB: of batches of one MiB, some close one and open the next.
+    let (backed, mut node, _) = running(33);
+    let mut rng = Rng::with_seed(seed());
+    let noise = |rng: &mut Rng| {
+        let hex: String = (0..1 << 17).map(|_| format!("{:016x}", rng.u64(..))).collect();
+        let key = rng.u8(..4);
+        Step::transaction([format!(
+            "INSERT OR REPLACE INTO datastore VALUES (x'0{key}', x'{hex}', 0)"
+        )])
+    };
+    let segments = |backed: &Backed| {
+        let files = files_under(&backed.store());
+        files.iter().filter(|file| file.extension().is_some_and(|it| it == "seg")).count()
+    };
+    let (mut sessions, deaths) = (2, ci_or_long(8, 60));
+    for death in 0..deaths {
+        for _ in 0..5 + death % 4 {
+            node.write(&noise(&mut rng)).unwrap().expect_committed();
+        }
+        let point =
+            CrashPoint::InsideHook { sent: Sent::All, after: 20 * APPEND.mul_f64(rng.f64()) };
+        node.crash(&noise(&mut rng), &Crash::both(point)).unwrap();
+        if death % 4 == 3 {
+            backed.check(&node);
+        }
+        node.start().unwrap();
+        sessions += 1;
+    }
+    node.write(&marked("kept")).unwrap().expect_committed();
+    assert_eq!(backed.check(&node), Standing::Committed);
+    assert!(segments(&backed) > sessions + 1, "no segment was full");
 }
 
 /// Lets a program run for so long, then kills it; says whether it had ended by itself.

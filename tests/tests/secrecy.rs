@@ -372,6 +372,7 @@ fn everything_that_is_written_is_for_its_owner_only_under_any_umask() {
 #[test]
 fn messages_tell_no_statement_and_no_key() {
     let (backed, mut node, words) = whole_backup();
+    backed.set_in_lock("stall_timeout_s", serde_json::json!(1));
     // Ordinary words of English are in messages as well; what a node wrote is longer.
     let words: BTreeSet<_> = words.into_iter().filter(|word| word.len() >= 16).collect();
     let needles = Needles::new(words.into_iter().chain(secrets(&backed)));

@@ -12,7 +12,7 @@ use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::restore::{self, Plan, Progress, Restored};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
-use lockstep_proto::writer::Writer;
+use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
 use super::{now, refuse_running};
@@ -87,12 +87,17 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     };
     let restored = write_database(&*store, &keys, &plan, &dest, output)
         .map_err(|failure| failure.doing("restore"))?;
-    if let (Some(node), Some(_)) = (&dest.node, epoch) {
+    if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
         make_startable(node, &url, &keys, &opened, directory)?;
         let claimant = claimant.renewed(now())?;
-        Writer::take_over(store, keys, claimant, restored.position, now())?.close(now());
+        let state = RestoredState {
+            position: restored.position,
+            data_version: restored.data_version,
+            claimed,
+        };
+        Writer::take_over(store, keys, claimant, &state, now())?.close(now());
     }
     publish(&dest.database)?;
     let report = Report {
