@@ -121,7 +121,7 @@ def key_ring(store, store_id, options):
         refuse(options.key_file, "group or others can read it", os.stat(options.key_file).st_mode & 0o077)
         kinds, files = [], [(options.key_file, Path(options.key_file).read_bytes())]
     elif options.passphrase_file:
-        kinds, passphrase = ["passphrase"], Path(options.passphrase_file).read_text().rstrip("\r\n")
+        kinds, passphrase = ["passphrase"], Path(options.passphrase_file).read_text().split("\n")[0].rstrip("\r")
     elif options.identity:
         kinds.append("recipient")
         texts = re.findall(r"^AGE-SECRET-KEY-1\w+", Path(options.identity).read_text(), re.M)

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lockstep_tests::binaries::{self, Cli, Output, backup_cli};
-use lockstep_tests::sim::{Node, NodeConfig};
+use lockstep_tests::sim::{Node, NodeConfig, RpcServer};
 use lockstep_tests::testdir::TestDir;
 use lockstep_tests::{Step, oracle};
 use serde_json::{Value, json};
@@ -494,6 +494,15 @@ fn what_is_no_backup_is_refused() {
 }
 
 // What is in the way.
+
+#[test]
+fn a_running_node_is_left_alone() {
+    let import = Import::of("abandoned");
+    let server = RpcServer::bind(&import.dir.network_dir(), []).unwrap();
+    assert_says(&import.cli().run(), 1, &["lightningd is running in", "stop it first"]);
+    drop(server);
+    assert!(!import.dir.path("store").exists() && !import.file("backup.key").exists());
+}
 
 #[test]
 fn nothing_is_overwritten() {
