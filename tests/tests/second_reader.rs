@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use lockstep_tests::backed::{Backed, files_under};
-use lockstep_tests::binaries::{Cli, Output};
+use lockstep_tests::binaries::Cli;
 use lockstep_tests::sim::{Crash, CrashPoint, Node};
 use lockstep_tests::testdir::copy_dir;
-use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
+use lockstep_tests::workload::{Trace, Traces, Workload};
 use lockstep_tests::{Step, oracle};
+use serde_json::Value;
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../contrib/reader/lockstep_reader.py");
 const REQUIREMENTS: &str =
@@ -51,60 +52,249 @@ fn make_python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-/// The Python reader, with a secret as its last arguments.
-fn read(python: &Path, store: &Path, dest: &Path) -> Cli {
+/// The Python reader, without a secret yet.
+fn reader(python: &Path, store: &Path, dest: &Path) -> Cli {
     Cli::program(python, ["-B", READER]).arg(store).arg(dest)
 }
 
-/// `position: generation G, seq S, chain C` and `data_version: V`, as the reader prints them.
-fn printed(output: &Output) -> (String, String) {
-    let of = |key: &str| {
-        let line = output.stdout.lines().find_map(|line| line.strip_prefix(key));
-        line.unwrap_or_else(|| panic!("no {key} in {output}")).to_owned()
-    };
-    (of("position: "), of("data_version: "))
-}
-
-/// Both restore a store, and what they made and say of it is the same.
+/// What both make of one store with `backup.key`: the generation and seq where it ends, or that
+/// it is refused.
 #[track_caller]
-fn assert_same_restored(python: &Path, backed: &Backed, store: &Path) {
+fn both(python: &Path, backed: &Backed, store: &Path) -> Option<(u64, u64)> {
     let key = backed.network_file("backup.key");
-    let (theirs, ours) = (backed.new_dest(), backed.new_dest());
+    let (first, second) = (backed.new_dest(), backed.new_dest());
     let url = format!("file://{}", store.display());
-    let report = backed.restore_of(&url, &theirs).arg("--json").run().expect_success().json();
-    let output = read(python, store, &ours).arg("--key-file").arg(key).run().expect_success();
-    oracle::assert_same(&theirs, &ours);
-
-    let (position, version) = printed(&output);
-    eprintln!("{report} {position} {version}");
-    for path in [theirs, ours] {
+    let theirs = backed.restore_of(&url, &first).arg("--json").run();
+    let ours = reader(python, store, &second).arg("--key-file").arg(key).run();
+    if theirs.code != Some(0) || ours.code != Some(0) {
+        let refused = theirs.code.is_some_and(|code| code > 1) && ours.code == Some(1);
+        assert!(refused, "backup-cli: {theirs}\nPython: {ours}");
+        assert!(ours.stderr.starts_with("lockstep_reader: "), "{ours}");
+        assert!(!first.exists() && !second.exists(), "a refused restore leaves no database");
+        return None;
+    }
+    let report = theirs.json();
+    assert_same_report(&report, &ours.stdout);
+    oracle::assert_same(&first, &second);
+    for path in [first, second] {
         fs::remove_file(path).unwrap();
     }
+    report["generation"].as_u64().zip(report["seq"].as_u64())
 }
 
-/// Every step committed, then the plugin and the node die with one more acknowledged.
-fn lose_one(node: &mut Node, workload: &mut Workload) {
-    let lost = Crash::both(CrashPoint::AfterAck);
-    while let step = workload.propose()
-        && step.is_pragma()
-    {
-        node.write(&step).unwrap().expect_committed();
+/// `position: generation G, seq S, chain C` and `data_version: V`, as the reader prints them.
+#[track_caller]
+fn assert_same_report(report: &Value, printed: &str) {
+    let position =
+        format!("position: generation {}, seq {}, ", report["generation"], report["seq"]);
+    let version = format!("\ndata_version: {}\n", report["data_version"]);
+    assert!(printed.starts_with(&position) && printed.ends_with(&version), "{report}\n{printed}");
+}
+
+/// The Python reader restores with this secret, and no other database than `expected`.
+#[track_caller]
+fn assert_opens(python: &Path, backed: &Backed, expected: &Path, secret: &[&str], stdin: &str) {
+    let dest = backed.new_dest();
+    let mut run = reader(python, &backed.store(), &dest).stdin(stdin);
+    for argument in secret {
+        run = run.arg(argument);
     }
-    let report = node.crash(&workload.propose(), &lost).unwrap();
+    run.run().expect_success();
+    oracle::assert_same(expected, &dest);
+    fs::remove_file(dest).unwrap();
+}
+
+/// Plugin and node die with one batch acknowledged that the node never commits.
+fn lose_one(node: &mut Node, workload: &mut Workload) {
+    let report = loop {
+        let step = workload.propose();
+        if step.is_pragma() {
+            node.write(&step).unwrap().expect_committed();
+        } else {
+            break node.crash(&step, &Crash::both(CrashPoint::AfterAck)).unwrap();
+        }
+    };
     assert!(!report.committed);
     workload.abandon();
     workload.restarted();
-    node.start().unwrap();
+}
+
+/// A batch of one statement.
+fn write(node: &mut Node, sql: &str) {
+    node.write(&Step::transaction([sql])).unwrap().expect_committed();
 }
 
 #[test]
-fn zzz() {
-    let Some(python) = python("zzz") else { return };
+fn a_generated_run_with_rewinds_and_a_snapshot_is_restored_by_both() {
+    let name = "a_generated_run_with_rewinds_and_a_snapshot_is_restored_by_both";
+    let Some(python) = python(name) else { return };
     let backed = Backed::fresh();
     let mut workload = Workload::seeded(5);
     let mut node = backed.running(&mut workload);
+    for _ in 0..3 {
+        Backed::write(&mut node, &mut workload, 300);
+        lose_one(&mut node, &mut workload);
+        both(python, &backed, &backed.store()).expect("a batch in doubt is no damage");
+        node.start().unwrap();
+    }
+    // A node that dies between two settings begins with its own again.
+    write(&mut node, "CREATE TABLE asked (a, b, c, d DEFAULT CURRENT_DATE, e)");
+    let ask = "INSERT INTO asked (a, b, c, e) VALUES (CAST(strftime('%s','now') AS INTEGER), \
+               datetime('now', '-1 day'), CURRENT_TIMESTAMP, 'now')";
+    write(&mut node, ask);
+    node.write(&Step::foreign_keys(false)).unwrap().expect_committed();
+    node.kill().unwrap();
+    node.start().unwrap();
+    node.write(&Step::foreign_keys(false)).unwrap().expect_committed();
+    write(&mut node, "CREATE TABLE rebuilt (a REFERENCES peers(id) ON DELETE CASCADE)");
+    node.write(&Step::foreign_keys(true)).unwrap().expect_committed();
     Backed::write(&mut node, &mut workload, 50);
-    assert_same_restored(python, &backed, &backed.store());
-    let _ = (node, workload, files_under, copy_dir, lose_one, WorkloadConfig::seeded(1), Trace::Node, Step::foreign_keys(true));
-    let _ = Traces::locate();
+    let (first, _) = both(python, &backed, &backed.store()).expect("of a running node");
+    node.stop().unwrap();
+    oracle::assert_same(&node.database_path(), &backed.restored());
+
+    let alone = "INSERT OR REPLACE INTO vars (name, intval) VALUES ('alone', 1)";
+    for _ in 0..2 {
+        node.commit_unhooked(&Step::transaction([alone])).unwrap();
+    }
+    node.start().unwrap();
+    Backed::write(&mut node, &mut workload, 30);
+    node.stop().unwrap();
+    let (second, _) = both(python, &backed, &backed.store()).expect("from a snapshot");
+    assert!(second > first, "the gap began a generation");
+    assert_damage_is_refused(python, &backed);
+}
+
+/// A snapshot and a segment with one byte changed, one by one.
+fn assert_damage_is_refused(python: &Path, backed: &Backed) {
+    let newest = |folder: &str| {
+        let mut files = files_under(&backed.store().join(folder));
+        Path::new(folder).join(files.pop().expect("an object"))
+    };
+    for name in [newest("snapshots"), newest("log")] {
+        let copy = backed.dir().path("damaged");
+        copy_dir(&backed.store(), &copy).unwrap();
+        let mut bytes = fs::read(copy.join(&name)).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(copy.join(&name), bytes).unwrap();
+        assert_eq!(both(python, backed, &copy), None);
+        let key = backed.network_file("backup.key");
+        let run = reader(python, &copy, &backed.new_dest()).arg("--key-file").arg(key).run();
+        assert!(run.stderr.contains(name.to_str().unwrap()), "{run}");
+        fs::remove_dir_all(copy).unwrap();
+    }
+}
+
+#[test]
+fn an_interrupted_write_is_told_from_damage_by_both() {
+    let Some(python) = python("an_interrupted_write_is_told_from_damage_by_both") else { return };
+    let backed = Backed::fresh();
+    let mut workload = Workload::seeded(6);
+    let mut node = backed.running(&mut workload);
+    Backed::write(&mut node, &mut workload, 20);
+    write(&mut node, &format!("INSERT INTO vars (name, blobval) VALUES ('b', x'{}')", noise()));
+    node.kill().unwrap();
+    let segment = files_under(&backed.store().join("log")).pop().expect("a segment");
+    let copy = backed.dir().path("torn");
+    copy_dir(&backed.store(), &copy).unwrap();
+    let at = copy.join("log").join(segment);
+    let whole = fs::read(&at).unwrap();
+    let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+
+    let (_, seq) = both(python, &backed, &copy).unwrap();
+    let mut judge = |bytes: &[u8]| {
+        fs::write(&at, bytes).unwrap();
+        both(python, &backed, &copy).map(|(_, found)| seq - found)
+    };
+    // Cut in the end mark, before it, and in the frame; with zeros behind, and without.
+    for (cut, lost) in [(1, 0), (8, 0), (9, 1), (700, 1)] {
+        assert_eq!(judge(&whole[..end - cut]), Some(lost), "{cut} bytes cut off");
+        let mut zeros = whole.clone();
+        zeros[end - cut..].fill(0);
+        assert_eq!(judge(&zeros), Some(lost), "{cut} bytes are zeros");
+    }
+    // A sector of the last frame that was not written; one wrong byte; a wrong end mark.
+    let sector = (end - 1_000) / 512 * 512;
+    let mut bytes = whole.clone();
+    bytes[sector..sector + 512].fill(0);
+    assert_eq!(judge(&bytes), Some(1), "a lost sector");
+    for wrong in [end - 1, end - 8, end - 9, end - 700, end - 4_000, 200, 100] {
+        let mut bytes = whole.clone();
+        bytes[wrong] ^= 1;
+        assert_eq!(judge(&bytes), None, "byte {wrong} of {end}");
+    }
+}
+
+/// 1,500 bytes in hex that do not compress.
+fn noise() -> String {
+    let mut rng = fastrand::Rng::with_seed(1);
+    (0..1_500).map(|_| format!("{:02x}", rng.u8(..))).collect()
+}
+
+#[test]
+fn every_secret_opens_a_store() {
+    let Some(python) = python("every_secret_opens_a_store") else { return };
+    const WORDS: &str = "abandon abandon abandon abandon abandon abandon abandon abandon \
+                         abandon abandon abandon about";
+    let make = "import pyrage; i = pyrage.x25519.Identity.generate(); print(i, i.to_public())";
+    let made = Cli::program(python, ["-c", make]).run().expect_success().stdout;
+    let (identity, recipient) = made.trim().split_once(' ').expect("two words");
+
+    for words in [false, true] {
+        let backed = Backed::without_backup();
+        let file = |name: &str, content: &[u8]| {
+            let path = backed.dir().path(name);
+            fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        if words {
+            // Read-only as it was written.
+            fs::remove_file(backed.network_file("hsm_secret")).unwrap();
+            let content = [&[0; 32], WORDS.as_bytes()].concat();
+            fs::write(backed.network_file("hsm_secret"), content).unwrap();
+        }
+        let passphrase = file("passphrase", b"correct horse\n");
+        let identity = file("identity", identity.as_bytes());
+        let init = backed.init().arg("--passphrase-file").arg(&passphrase);
+        init.arg("--recipient").arg(recipient).run().expect_success();
+        let mut workload = Workload::seeded(7);
+        let mut node = backed.running(&mut workload);
+        Backed::write(&mut node, &mut workload, 10);
+        node.stop().unwrap();
+        let database = node.database_path();
+        let hsm_secret = backed.network_file("hsm_secret");
+        let hsm_secret = hsm_secret.to_str().unwrap();
+        let opens = |secret: &[&str], stdin: &str| {
+            assert_opens(python, &backed, &database, secret, stdin);
+        };
+        opens(&["--hsm-secret", hsm_secret], "");
+        if words {
+            opens(&["--words"], &format!("{WORDS}\n\n"));
+        } else {
+            opens(&["--passphrase-file", &passphrase], "");
+            opens(&["--identity", &identity], "");
+            let wrong = file("wrong", b"correct cow\n");
+            let run = reader(python, &backed.store(), &backed.new_dest());
+            let said = run.arg("--passphrase-file").arg(wrong).run().expect_code(1).stderr;
+            assert!(said.contains("opens no slot"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_recorded_node_is_restored_by_both() {
+    let name = "a_recorded_node_is_restored_by_both";
+    let Some(python) = python(name) else { return };
+    let Some(traces) = Traces::locate_or_say(name) else { return };
+    let backed = Backed::fresh();
+    let mut node = backed.launch();
+    for batch in traces.read(Trace::NodeStart).unwrap() {
+        node.write(&Step::from(batch.unwrap())).unwrap().expect_committed();
+    }
+    node.init().unwrap();
+    both(python, &backed, &backed.store()).expect("of a running node");
+    node.stop().unwrap();
+    both(python, &backed, &backed.store()).expect("of a stopped node");
+    oracle::assert_same(&node.database_path(), &backed.restored());
 }

@@ -144,6 +144,11 @@ impl NodeOptions {
     /// Starts it and waits until it answers.
     #[track_caller]
     pub fn start(self) -> Node {
+        self.try_start().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`start`](Self::start); or what it said before it ended.
+    pub fn try_start(self) -> Result<Node, String> {
         let child = self.spawn();
         let mut node = Node { options: self, child };
         let ready = within(PATIENCE, || match node.child.try_wait().expect("its state") {
@@ -151,9 +156,11 @@ impl NodeOptions {
             None => node.try_call("getinfo", &[]).ok().map(Ok),
         });
         match ready {
-            Some(Ok(_)) => node,
-            Some(Err(status)) => panic!("lightningd ended with {status}:\n{}", node.log_tail()),
-            None => panic!("lightningd did not answer:\n{}", node.log_tail()),
+            Some(Ok(_)) => Ok(node),
+            Some(Err(status)) => {
+                Err(format!("lightningd ended with {status}:\n{}", node.log_tail()))
+            }
+            None => Err(format!("lightningd did not answer:\n{}", node.log_tail())),
         }
     }
 
@@ -214,9 +221,14 @@ impl Node {
 
     /// Connects to a peer.
     pub fn connect(&self, peer: &Self) {
+        wait_for("a connection to the peer", || self.try_connect(peer).ok());
+    }
+
+    /// Tries once to connect to a peer.
+    pub fn try_connect(&self, peer: &Self) -> Result<(), String> {
         let (host, port) = peer.address();
         let params = [("id", json!(peer.id())), ("host", json!(host)), ("port", json!(port))];
-        wait_for("a connection to the peer", || self.try_call("connect", &params).ok());
+        self.try_call("connect", &params).map(drop)
     }
 
     /// Waits until it has seen the whole chain.
@@ -298,7 +310,8 @@ impl Node {
         wait_for(&format!("'{words}' in the log"), || self.log().contains(words).then_some(()));
     }
 
-    fn log_tail(&self) -> String {
+    /// The end of what it has logged.
+    pub fn log_tail(&self) -> String {
         const LINES: usize = 60;
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
