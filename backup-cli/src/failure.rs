@@ -24,6 +24,11 @@ impl Failure {
         Self { class: Class::Failed, message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// Versions that do not go together.
+    pub fn version(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class: Class::Version, ..Self::new(message, hint) }
+    }
+
     /// A key that does not open what it should.
     pub fn wrong_key(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { class: Class::WrongKey, ..Self::new(message, hint) }

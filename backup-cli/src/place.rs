@@ -58,8 +58,13 @@ impl Place {
         Marker::read(&*store)?.require(lock.store_id)?;
         let keys = if args.unlock.is_given() {
             unlock::open(&*store, &args.unlock, None)?.0
-        } else {
+        } else if node.key_file().exists() {
             read_key_file(&node.key_file())?
+        } else {
+            return Err(Failure::new(
+                format!("there is no backup.key in '{}'", node.path().display()),
+                "'backup-cli key write --lightning-dir DIR' makes it again from the node's secret.",
+            ));
         };
         Ok(Self { node: Some(node), name: destination.name, url: destination.url, store, keys })
     }

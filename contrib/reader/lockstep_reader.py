@@ -189,7 +189,7 @@ class Sealed:
         """R18 to R20; w as in §11.4, size where the prefix is valid."""
         rest = self.data[self.at:]
         for mark in re.finditer(rb"(?s)(?=(....)END\.)", rest[:w]):
-            if 0 < (int.from_bytes(mark[1], "little") - number) % 2**32 < 2**31:
+            if 0 < (int.from_bytes(mark[1], "little") - number) % 2**32 <= w // 32:
                 return False
         if w < 8 if size is None else w <= size + 8:
             return True
@@ -340,7 +340,8 @@ class Decoder:
 
 # ---- §11.5: the database
 
-TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[\w$]+|.""", re.S)
+TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)|[\w$]+|.""",
+                   re.S)
 CLOCK = {"current_timestamp": "%Y-%m-%d %H:%M:%S", "current_date": "%Y-%m-%d", "current_time": "%H:%M:%S"}
 ASKING = "strftime", "datetime", "date", "time", "julianday", "unixepoch"
 PRAGMAS = "foreign_keys", "defer_foreign_keys", "legacy_alter_table", "quick_check", "integrity_check"
@@ -348,7 +349,7 @@ FORBIDDEN = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_TRANSA
              sqlite3.SQLITE_CREATE_VTABLE, sqlite3.SQLITE_DROP_VTABLE)
 
 def at_its_time(sql, millis):
-    """R27. A definition keeps its words: it asks for no time itself."""
+    """R27. A definition stays as it is: it asks for no time when it is made."""
     if not re.search(r"'now'|current_(?:time|date)", sql, re.I) or re.match(r"\s*(?:create|alter)\b", sql, re.I):
         return sql
     when, made, calls, before = datetime(1970, 1, 1) + timedelta(milliseconds=millis), [], [], ""
@@ -415,7 +416,8 @@ def replay(records, open_database):
         closed = kind == 4
         if kind == 1:
             opened = fields(body, place, time=int, session=str, start=(dict, NONE))
-            start, session, millis, decoder = opened["start"], unhex(opened["session"], 16, place), opened["time"], Decoder()
+            start, millis, decoder = opened["start"], opened["time"], Decoder()
+            session = unhex(opened["session"], 16, place)
             refuse(place, "no beginning of the generation, or another one", (start is None) != (database is not None))
             database = database or open_database(fields(start, place, base=(dict, NONE))["base"])
         elif kind == 3:

@@ -101,7 +101,13 @@ fn run(output: &Arc<Output>) -> anyhow::Result<()> {
         let message = match Message::parse(bytes) {
             Ok(message) => message,
             Err(error) => {
-                gate.refuse(format!("malformed message from lightningd: {error}"), output);
+                // Not the error itself: it may quote a statement.
+                let at = error.column();
+                gate.refuse(format!("malformed message from lightningd, at byte {at}"), output);
+                if memchr::memmem::find(bytes, b"\"db_write\"").is_some() {
+                    // It waits for an answer that cannot be addressed: only our end stops it uncommitted.
+                    break;
+                }
                 continue;
             }
         };

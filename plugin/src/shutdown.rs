@@ -5,19 +5,28 @@
 //! cause writes. So this one must be the last to go, but not make every stop take 30 s.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::parent_id;
 
-/// True while lightningd has other children than its own daemons, which are named `lightning_…`.
+/// True while lightningd has other children in our directory than its own daemons, which are named
+/// `lightning_…`. It starts every plugin in the network directory; the parent's other children are not.
 ///
 /// Where there is no `/proc` to look in, false: then a quiet moment has to do.
 pub fn other_plugins_run() -> bool {
     let (parent, own) = (parent_id(), std::process::id());
+    let Ok(here) = fs::metadata(".") else { return false };
+    let is_here = |process: u32| {
+        fs::metadata(format!("/proc/{process}/cwd"))
+            .is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino()))
+    };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|&process| process != own)
-        .filter_map(|process| fs::read_to_string(format!("/proc/{process}/stat")).ok())
-        .any(|stat| is_plugin_of(parent, &stat))
+        .filter_map(|process| {
+            Some((process, fs::read_to_string(format!("/proc/{process}/stat")).ok()?))
+        })
+        .any(|(process, stat)| is_plugin_of(parent, &stat) && is_here(process))
 }
 
 /// Reads `/proc/PID/stat`: `pid (name) state parent …`; the name may hold anything.

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::destination::Destination;
 use crate::error::{Error, Result};
-use crate::seal::{KeyRing, StoreId};
+use crate::seal::{KeyError, KeyRing, StoreId};
 use crate::version::FORMAT_VERSION;
 
 /// Name of the lock file in the network directory.
@@ -126,8 +126,8 @@ impl LockFile {
         if value.get("backend_url").is_some() {
             return Err(refused(
                 "belongs to the Python plugin 'backup'",
-                "stop lightningd, move that file aside and run 'backup-cli init --lightning-dir DIR URL'; \
-                 keep the Python plugin's backup until the first 'backup-cli verify' has passed.",
+                "stop lightningd and run 'backup-cli import OLD URL --lightning-dir DIR', OLD being its \
+                 backup; keep that until the first 'backup-cli verify' has passed.",
             ));
         }
         if value.get("format").and_then(|format| format.as_str()) != Some(FORMAT) {
@@ -174,7 +174,16 @@ pub fn read_key_file(path: &Path) -> Result<KeyRing> {
         });
     }
     let bytes = Zeroizing::new(std::fs::read(path).map_err(Error::file("read", path))?);
-    Ok(KeyRing::decode(&bytes)?)
+    KeyRing::decode(&bytes).map_err(|error| match error {
+        KeyError::Malformed => Error::Refused {
+            what: format!("'{}' is not a key ring of lockstep", path.display()),
+            hint:
+                "move it aside; 'backup-cli key write --lightning-dir DIR' makes it again from the \
+                   node's secret."
+                    .into(),
+        },
+        error => error.into(),
+    })
 }
 
 /// Writes the key ring to a new file that only its owner can read.

@@ -413,15 +413,15 @@ fn deaths_around_the_end_of_a_full_segment_are_survived() {
         let files = files_under(&backed.store());
         files.iter().filter(|file| file.extension().is_some_and(|it| it == "seg")).count()
     };
-    let (mut sessions, deaths) = (2, ci_or_long(8, 60));
+    let (mut sessions, deaths) = (2, ci_or_long(3, 40));
     for death in 0..deaths {
-        for _ in 0..5 + death % 4 {
+        for _ in 0..7 + death % 3 {
             node.write(&noise(&mut rng)).unwrap().expect_committed();
         }
         let point =
             CrashPoint::InsideHook { sent: Sent::All, after: 20 * APPEND.mul_f64(rng.f64()) };
         node.crash(&noise(&mut rng), &Crash::both(point)).unwrap();
-        if death % 4 == 3 {
+        if death % 8 == 7 {
             backed.check(&node);
         }
         node.start().unwrap();

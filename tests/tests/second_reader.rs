@@ -138,8 +138,8 @@ fn a_generated_run_with_rewinds_and_a_snapshot_is_restored_by_both() {
         node.start().unwrap();
     }
     // A node that dies between two settings begins with its own again.
-    write(&mut node, "CREATE TABLE asked (a, b, c, d DEFAULT CURRENT_DATE, e)");
-    let ask = "INSERT INTO asked (a, b, c, e) VALUES (CAST(strftime('%s','now') AS INTEGER), \
+    write(&mut node, "CREATE TABLE asked (a, b, c, d)");
+    let ask = "INSERT INTO asked VALUES (CAST(strftime('%s','now') AS INTEGER), \
                datetime('now', '-1 day'), CURRENT_TIMESTAMP, 'now')";
     write(&mut node, ask);
     node.write(&Step::foreign_keys(false)).unwrap().expect_committed();
@@ -203,7 +203,7 @@ fn an_interrupted_write_is_told_from_damage_by_both() {
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
 
     let (_, seq) = both(python, &backed, &copy).unwrap();
-    let mut judge = |bytes: &[u8]| {
+    let judge = |bytes: &[u8]| {
         fs::write(&at, bytes).unwrap();
         both(python, &backed, &copy).map(|(_, found)| seq - found)
     };

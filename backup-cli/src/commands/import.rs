@@ -413,11 +413,14 @@ impl Import<'_> {
 
     fn older(&self, live: DataVersion) -> Failure {
         let (database, old) = (self.node.wallet().display(), self.scan.path.display());
-        let what = format!(
-            "import: '{database}' is older than '{old}' (move it aside, and '--write-database' puts the newer in its \
-             place)"
-        );
-        Failure::from(Error::Behind { head: self.scan.known(), database: live }).doing(&what)
+        Failure::version(
+            format!(
+                "failed to import: '{database}' is older than '{old}': data_version {live} against {}",
+                self.scan.known()
+            ),
+            "do not start it: that can cost all channel funds. Move it aside; then '--write-database' puts \
+             the newer one in its place.",
+        )
     }
 
     /// Makes the store and what refers to it in the node's directory. Gives the snapshot's size.

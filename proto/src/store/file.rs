@@ -158,7 +158,12 @@ impl Store for FileStore {
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
         let (folder, file) = self.locate(name, true)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let out = openat(&*folder, file, flags, FILE_MODE).map_err(self.failed("create", name))?;
+        let out = openat(&*folder, file, flags, FILE_MODE).map_err(|errno| match errno {
+            Errno::NOENT => {
+                self.error("create", name, StoreErrorKind::Gone("its folder was deleted"))
+            }
+            _ => self.failed("create", name)(errno),
+        })?;
         let mut append = FileAppend::new(&self.label, name, out.into());
         append.append(header)?;
         fsync(&*folder).map_err(self.failed("sync folder of", name))?;
