@@ -108,7 +108,9 @@ def hsm_secret(path):
         key = nacl.pwhash.argon2id.kdf(32, ask("Passphrase of hsm_secret"), b"c-lightning" + bytes(5), 3, 2**28)
         state = sodium.crypto_secretstream_xchacha20poly1305_state()
         sodium.crypto_secretstream_xchacha20poly1305_init_pull(state, raw[:24], key)
-        return sodium.crypto_secretstream_xchacha20poly1305_pull(state, raw[24:])[0]
+        with contextlib.suppress(nacl.exceptions.CryptoError):
+            return sodium.crypto_secretstream_xchacha20poly1305_pull(state, raw[24:])[0]
+        refuse(path, "the passphrase does not open it")
     plain = raw[:32] == bytes(32)
     seed = seed_of(raw[32:].split(b"\0")[0], b"" if plain else ask("Passphrase of the words"))
     refuse(path, "not the passphrase of these words", not plain and sha256(seed) != raw[:32])
@@ -467,7 +469,7 @@ def main():
         finally:
             partial.unlink()
     print(f"position: generation {generation}, seq {records[-1][2]}, chain {records[-1][4].hex()}")
-    print(f"data_version: {database.version}")
+    print("data_version:", "none" if database.version is None else database.version)
 
 if __name__ == "__main__":
     try:

@@ -2,27 +2,20 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
-use lockstep_node::wallet::{ConfiguredWallet, Wallet, config_wallet};
+use lockstep_node::wallet::Wallet;
 use lockstep_node::{Access, LightningDir, NodeSecret, content};
-use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
+use lockstep_proto::config::{LockFile, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
-use lockstep_proto::fence::Claimant;
-use lockstep_proto::marker::Marker;
-use lockstep_proto::record::StartReason;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
-use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
-use super::{missing_slots, now, refuse_running};
-use crate::PROGRAM;
+use super::creation::{Creation, find_node};
+use super::{missing_slots, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
@@ -120,8 +113,19 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         let random = |error| Failure::from(Error::from(error));
         let keys = KeyRing::generate(StoreId::generate().map_err(random)?).map_err(random)?;
         write_key_file(&node.key_file(), &keys)?;
-        let source = if is_base { &database.0 } else { node.wallet() };
-        let made = import.make(&url, store.clone(), &keys, source, &locks, old_lock.as_ref());
+        let source = if is_base { database.0.as_path() } else { node.wallet() };
+        let creation = Creation {
+            purpose: "import",
+            node: &node,
+            name: &args.init.name,
+            url: &url,
+            store: &store,
+            keys: &keys,
+            locks: &locks,
+            source: Some(source),
+        };
+        let keep_old = || old_lock.as_ref().map_or(Ok(()), |lock| lock.keep(&node));
+        let made = creation.make(output, keep_old);
         if made.is_err() {
             // Nothing refers to the new store yet: what is left of it is of no use to anybody.
             let _ = std::fs::remove_file(node.key_file());
@@ -422,45 +426,6 @@ impl Import<'_> {
              the newer one in its place.",
         )
     }
-
-    /// Makes the store and what refers to it in the node's directory. Gives the snapshot's size.
-    fn make(
-        &self,
-        url: &Destination,
-        store: Arc<dyn Store>,
-        keys: &KeyRing,
-        source: &Path,
-        locks: &[Lock],
-        old_lock: Option<&OldLock>,
-    ) -> Result<u64> {
-        let node = self.node;
-        let directory = LockFile::new_directory()?;
-        for lock in locks {
-            slots::add(&*store, keys, lock)?;
-        }
-        let claimant = Claimant::this_process(PROGRAM, "import", &directory, now())?;
-        let mut writer = Writer::create(store.clone(), keys.clone(), claimant)?;
-        let mut snapshot_bytes = 0;
-        let bar = self.output.bar("snapshot", 0);
-        let copy = Capture::take(source, node.path().join("backup.copy.tmp"), &mut |_| {})?;
-        copy.begin(&mut writer, StartReason::Init, now(), &mut |done, all| {
-            snapshot_bytes = all;
-            bar.set_length(all);
-            bar.set_position(done);
-        })?;
-        bar.finish_and_clear();
-        writer.close(now());
-        // The marker is what makes the folder a store: it comes when the rest is there.
-        Marker::new(keys.store(), now()).create(&*store)?;
-        if let Some(lock) = old_lock {
-            lock.keep(node)?;
-        }
-        let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
-            .then(|| node.wallet().to_owned());
-        let destination = NamedDestination { name: self.args.init.name.clone(), url: url.clone() };
-        LockFile::new(keys.store(), directory, destination, wallet).write(node.path())?;
-        Ok(snapshot_bytes)
-    }
 }
 
 /// The database that the old backup leads to, until it is published or dropped.
@@ -574,22 +539,6 @@ fn old_path(text: &str) -> Result<PathBuf> {
 
 fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
-}
-
-fn find_node(args: &InitArgs) -> Result<LightningDir> {
-    let node = LightningDir::locate(&args.lightning_dir)?;
-    let path = match (&args.wallet, config_wallet(&node)?) {
-        (Some(path), _) => std::path::absolute(path).map_err(Failure::file("find", path))?,
-        (None, Some(ConfiguredWallet::Postgres { at })) => {
-            return Err(Failure::new(
-                format!("{at}: the wallet is in PostgreSQL, which lightningd reports nothing of"),
-                "back it up with PostgreSQL's own replication; nothing was changed.",
-            ));
-        }
-        (None, Some(ConfiguredWallet::Sqlite { path, .. })) => path,
-        (None, _) => return Ok(node),
-    };
-    Ok(node.with_wallet(path))
 }
 
 /// The version of the node's database; `None` only where there is no file of it at all.

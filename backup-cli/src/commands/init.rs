@@ -1,24 +1,17 @@
 //! `init`: a new backup of a node, fresh or existing.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use lockstep_node::wallet::{self, ConfiguredWallet, config_wallet};
+use lockstep_node::wallet;
 use lockstep_node::{Access, LightningDir};
-use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
+use lockstep_proto::config::{LockFile, write_key_file};
 use lockstep_proto::destination::Destination;
-use lockstep_proto::fence::Claimant;
-use lockstep_proto::marker::Marker;
-use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock};
-use lockstep_proto::store::Store;
-use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
-use super::{missing_slots, now, refuse_running};
-use crate::PROGRAM;
+use super::creation::{Creation, find_node};
+use super::{missing_slots, refuse_running};
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
@@ -48,7 +41,17 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
     let keys = KeyRing::generate(StoreId::generate().map_err(lockstep_proto::error::Error::from)?)
         .map_err(lockstep_proto::error::Error::from)?;
     write_key_file(&node.key_file(), &keys)?;
-    let made = make(args, &node, &url, store.clone(), &keys, existing.is_some(), &locks, output);
+    let creation = Creation {
+        purpose: "init",
+        node: &node,
+        name: &args.name,
+        url: &url,
+        store: &store,
+        keys: &keys,
+        locks: &locks,
+        source: existing.is_some().then(|| node.wallet()),
+    };
+    let made = creation.make(output, || Ok(()));
     if made.is_err() {
         // Nothing refers to the new store yet: what is left of it is of no use to anybody.
         let _ = std::fs::remove_file(node.key_file());
@@ -90,25 +93,6 @@ fn text(report: &Report) -> String {
     text
 }
 
-fn find_node(args: &InitArgs) -> Result<LightningDir> {
-    let node = LightningDir::locate(&args.lightning_dir)?;
-    let node = match (&args.wallet, config_wallet(&node)?) {
-        (Some(path), _) => {
-            let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
-            node.with_wallet(path)
-        }
-        (None, Some(ConfiguredWallet::Postgres { at })) => {
-            return Err(Failure::new(
-                format!("{at}: the wallet is in PostgreSQL, which lightningd reports nothing of"),
-                "back it up with PostgreSQL's own replication; nothing was changed.",
-            ));
-        }
-        (None, Some(ConfiguredWallet::Sqlite { path, .. })) => node.with_wallet(path),
-        (None, _) => node,
-    };
-    Ok(node)
-}
-
 fn refuse_taken(node: &LightningDir) -> Result<()> {
     if LockFile::read(node.path())?.is_some() {
         return Err(Failure::new(
@@ -142,44 +126,4 @@ fn locks(args: &InitArgs, node: &LightningDir) -> Result<Vec<Lock>> {
         locks.push(Lock::recipient(recipient)?);
     }
     Ok(locks)
-}
-
-#[allow(clippy::too_many_arguments, reason = "the steps of one command, in one place")]
-fn make(
-    args: &InitArgs,
-    node: &LightningDir,
-    url: &Destination,
-    store: Arc<dyn Store>,
-    keys: &KeyRing,
-    existing: bool,
-    locks: &[Lock],
-    output: &Output,
-) -> Result<u64> {
-    let directory = LockFile::new_directory()?;
-    for lock in locks {
-        slots::add(&*store, keys, lock)?;
-    }
-    let claimant = Claimant::this_process(PROGRAM, "init", &directory, now())?;
-    let mut writer = Writer::create(store.clone(), keys.clone(), claimant)?;
-    let mut snapshot_bytes = 0;
-    if existing {
-        let bar = output.bar("snapshot", 0);
-        let copy = Capture::take(node.wallet(), node.path().join("backup.copy.tmp"), &mut |_| {})?;
-        copy.begin(&mut writer, StartReason::Init, now(), &mut |done, all| {
-            snapshot_bytes = all;
-            bar.set_length(all);
-            bar.set_position(done);
-        })?;
-        bar.finish_and_clear();
-    } else {
-        writer.begin(Start { reason: StartReason::Init, base: None }, None, now())?;
-    }
-    writer.close(now());
-    // The marker is what makes the folder a store: it comes when the rest is there.
-    Marker::new(keys.store(), now()).create(&*store)?;
-    let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
-        .then(|| node.wallet().to_owned());
-    let destination = NamedDestination { name: args.name.clone(), url: url.clone() };
-    LockFile::new(keys.store(), directory, destination, wallet).write(node.path())?;
-    Ok(snapshot_bytes)
 }

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod creation;
 pub mod demo;
 pub mod import;
 pub mod init;
