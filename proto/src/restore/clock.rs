@@ -5,9 +5,15 @@ use crate::record::TimeMs;
 const FUNCTIONS: [&str; 6] = ["strftime", "datetime", "date", "time", "julianday", "unixepoch"];
 const KEYWORDS: [&str; 3] = ["current_timestamp", "current_date", "current_time"];
 
-/// True where a statement may ask for the time: rare enough to look twice then.
+/// True where a statement may ask for the time when it is executed: rare enough to look twice then. One that
+/// defines a table or trigger which will ask must stay as it is.
 pub fn may_ask_time(sql: &str) -> bool {
     let lower = sql.to_ascii_lowercase();
+    let changes_rows = ["insert", "update", "delete", "replace"];
+    let first = lower.trim_start();
+    if !changes_rows.iter().any(|word| first.starts_with(word)) {
+        return false;
+    }
     lower.contains("current_") || FUNCTIONS.iter().any(|name| lower.contains(&format!("{name}(")))
 }
 
@@ -109,5 +115,7 @@ mod tests {
             "SELECT '2024-02-29 00:00:00', '2024-02-29'"
         );
         assert!(!may_ask_time("UPDATE vars SET intval=1"));
+        assert!(may_ask_time(" INSERT INTO t VALUES (date('now'))"));
+        assert!(!may_ask_time("CREATE TABLE t (d DEFAULT CURRENT_DATE)"));
     }
 }
