@@ -312,7 +312,7 @@ impl Node {
 
     /// The end of what it has logged.
     pub fn log_tail(&self) -> String {
-        const LINES: usize = 60;
+        const LINES: usize = 150;
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LINES)..].join("\n")
