@@ -169,6 +169,7 @@ fn nodes_that_take_over_from_each_other_make_one_history() {
 fn of_two_nodes_that_write_at_the_same_time_one_goes_on_and_its_database_is_restored() {
     for round in 0..ci_or_long(6, 60) {
         let (backed, mut first, _) = running(100 + round);
+        let fork = first.ledger().committed_version().unwrap();
         let config = copy_of(&backed, &first, "copy");
         let barrier = Arc::new(Barrier::new(2));
         let at = barrier.clone();
@@ -181,6 +182,14 @@ fn of_two_nodes_that_write_at_the_same_time_one_goes_on_and_its_database_is_rest
         let mut second = Node::launch(config).unwrap();
         let second_refused = write_until_refused(&mut second, "second");
         let (first, first_refused) = writer.join().unwrap();
+        // A version that both have acknowledged is one that the first one may never have committed, as
+        // far as the second one could know: the last one before it was shut out.
+        let acknowledged = |node: &Node| -> Vec<u32> {
+            node.ledger().acknowledged().filter(|version| *version > fork).collect()
+        };
+        let (ours, theirs) = (acknowledged(&first), acknowledged(&second));
+        let twice: Vec<_> = ours.iter().filter(|version| theirs.contains(version)).collect();
+        assert!(twice.is_empty() || twice == [ours.last().unwrap()], "{ours:?} and {theirs:?}");
         match second_refused {
             None => {
                 let message = first_refused.expect("the first one is shut out");
