@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 
@@ -185,6 +185,15 @@ pub fn data_version(path: &Path, access: Access) -> Result<Option<u32>, WalletEr
         Some(wallet) => wallet.data_version(),
         None => Ok(None),
     }
+}
+
+/// When the database at `path`, or a write-ahead log beside it, was last written to, by the file system's
+/// clock. `None` where that cannot be told. Ask before anything opens the database: a rollback writes.
+pub fn last_written(path: &Path) -> Option<SystemTime> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let written = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    written(path).max(written(Path::new(&log)))
 }
 
 /// lightningd's database, open. Holds no lock unless a query is under way.

@@ -12,7 +12,7 @@ use lockstep_proto::config::{KEY_FILE, LOCK_FILE, LockFile, NamedDestination, re
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
-use lockstep_proto::record::{Head, StartReason, TimeMs};
+use lockstep_proto::record::{StartReason, TimeMs};
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::session::{Direction, Session};
 use lockstep_proto::slots;
@@ -45,6 +45,8 @@ pub struct Backup {
     keys: KeyRing,
     /// Claimed with the first call: only then does lightningd run for certain, and not `lightningd --help`.
     writer: Option<Writer>,
+    /// The database holds what the log does not: a generation must begin.
+    gap: bool,
     copy: Option<EarlyCopy>,
     status: SharedStatus,
     output: Arc<Output>,
@@ -115,12 +117,13 @@ impl Backup {
             store,
             keys,
             writer: None,
+            gap: false,
             copy: None,
             status,
             output,
             directory,
         };
-        backup.compare(end.head)?;
+        backup.compare(&end)?;
         backup.publish_status(&end)?;
         Ok(backup)
     }
@@ -136,7 +139,9 @@ impl Backup {
     }
 
     /// Direction decides: ahead is copied, behind is refused, and nothing starts empty over a history.
-    fn compare(&mut self, head: Head) -> Result<()> {
+    fn compare(&mut self, end: &LogEnd) -> Result<()> {
+        let head = end.head;
+        let written = wallet::last_written(&self.wallet).map(time_ms);
         let found = wallet::data_version(&self.wallet, Access::Exclusive).map_err(|error| {
             Error::Refused {
                 what: error.to_string(),
@@ -157,7 +162,18 @@ impl Backup {
             };
         };
         match Session::new(head).compare(database) {
-            Direction::Equal => Ok(()),
+            Direction::Equal => {
+                let at_head = head.data_version == Some(database);
+                if at_head && written.is_some_and(|written| !end.explains(written)) {
+                    self.output.log(
+                        Level::Unusual,
+                        "the database was written to without this plugin since its newest backup, at the \
+                         same data_version; taking a snapshot of it",
+                    );
+                    return self.copy_ahead();
+                }
+                Ok(())
+            }
             Direction::Behind => {
                 Err(Error::Behind { head: head.data_version.unwrap_or_default(), database })
             }
@@ -192,7 +208,7 @@ impl Backup {
             })
             .map_err(Error::file("start a thread for", &self.wallet))?;
         let _ = wait.recv_timeout(COPY_BEFORE_MANIFEST);
-        self.copy = Some(EarlyCopy { result, pages });
+        (self.gap, self.copy) = (true, Some(EarlyCopy { result, pages }));
         Ok(())
     }
 
@@ -250,41 +266,41 @@ impl Backup {
     }
 
     fn try_append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, watchdog: &Watchdog) -> Result<()> {
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            None => {
-                // A claim fences whoever writes now: only a node that may go on makes one.
-                let end = LogEnd::read(&*self.store, &self.keys)?;
-                end.expect_directory(&*self.store, &self.id)?;
-                Session::new(end.head).refuse_behind(call.data_version, call.transaction)?;
-                let claimant = Claimant::this_process(PROGRAM, "node", &self.id, now())?;
-                let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
-                self.writer.insert(writer)
-            }
-        };
-        match writer.append(call, now())? {
-            Outcome::Acknowledged { voided: None, .. } => return Ok(()),
-            Outcome::Acknowledged { voided: Some(seq), .. } => {
-                let line =
-                    format!("batch seq {seq} was never committed by the node, and is voided");
-                self.output.log(Level::Info, &line);
-                return Ok(());
-            }
-            Outcome::Gap => {}
+        if self.writer.is_none() {
+            // A claim fences whoever writes now: only a node that may go on makes one.
+            let end = LogEnd::read(&*self.store, &self.keys)?;
+            end.expect_directory(&*self.store, &self.id)?;
+            Session::new(end.head).refuse_behind(call.data_version, call.transaction)?;
+            let claimant = Claimant::this_process(PROGRAM, "node", &self.id, now())?;
+            let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
+            self.writer = Some(writer);
         }
-        self.close_gap(call.data_version, watchdog)?;
-        let again = self.writer.as_mut().map(|writer| writer.append(call, now()));
-        match again {
-            Some(Ok(Outcome::Gap)) | None => Err(Error::Refused {
-                what: format!(
-                    "data_version {} does not follow the database's own",
-                    call.data_version
-                ),
-                hint: "report it; the transaction was not committed.".into(),
-            }),
-            Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(error),
+        if self.gap {
+            self.close_gap(call.data_version, watchdog)?;
         }
+        if self.append_once(call)? == Outcome::Gap {
+            self.close_gap(call.data_version, watchdog)?;
+            if self.append_once(call)? == Outcome::Gap {
+                return Err(Error::Refused {
+                    what: format!(
+                        "data_version {} does not follow the database's own",
+                        call.data_version
+                    ),
+                    hint: "report it; the transaction was not committed.".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn append_once<S: AsRef<str>>(&mut self, call: &Call<'_, S>) -> Result<Outcome> {
+        let Some(writer) = &mut self.writer else { return Ok(Outcome::Gap) };
+        let outcome = writer.append(call, now())?;
+        if let Outcome::Acknowledged { voided: Some(seq), .. } = outcome {
+            let line = format!("batch seq {seq} was never committed by the node, and is voided");
+            self.output.log(Level::Info, &line);
+        }
+        Ok(outcome)
     }
 
     /// Begins a generation from the database as it was before this call's transaction.
@@ -301,6 +317,7 @@ impl Backup {
         };
         let Some(writer) = &mut self.writer else { return Ok(()) };
         copy.begin(writer, StartReason::Gap, now(), &mut |_, _| watchdog.progress())?;
+        self.gap = false;
         let line = format!(
             "generation {} begins with a snapshot of data_version {}; earlier generations are kept",
             writer.position().generation,
@@ -396,7 +413,11 @@ pub fn explain(error: &Error) -> String {
     }
 }
 
-/// The time. Before 1970 it is 1970.
 fn now() -> TimeMs {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as TimeMs)
+    time_ms(SystemTime::now())
+}
+
+/// A time before 1970 is 1970.
+fn time_ms(time: SystemTime) -> TimeMs {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as TimeMs)
 }

@@ -118,8 +118,8 @@ fn compress(zstd: &mut Zstd<'_>, input: &[u8], out: &mut Vec<u8>) -> Result<(), 
     let mut flushing = false;
     loop {
         let at = out.len();
-        out.resize(at + PIECE, 0);
-        let mut piece = OutBuffer::around(&mut out[at..]);
+        out.reserve(PIECE);
+        let mut piece = OutBuffer::around_pos(out, at);
         let left = if flushing {
             zstd.flush(&mut piece).map_err(|_| SegmentError::Compression)?
         } else {
@@ -127,8 +127,6 @@ fn compress(zstd: &mut Zstd<'_>, input: &[u8], out: &mut Vec<u8>) -> Result<(), 
             flushing = input.pos() == input.src.len();
             1
         };
-        let wrote = piece.pos();
-        out.truncate(at + wrote);
         if flushing && left == 0 {
             return Ok(());
         }

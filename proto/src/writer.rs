@@ -13,6 +13,10 @@ use crate::session::{Session, Step};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 use crate::version::DataVersion;
 
+/// lightningd commits right after the answer. A database written to this much later, in ms, was written to
+/// by somebody else.
+const COMMIT_MS: TimeMs = 5_000;
+
 /// One `db_write`, as far as the log is concerned.
 #[derive(Debug)]
 pub struct Call<'a, S> {
@@ -86,6 +90,18 @@ impl LogEnd {
             host: self.host.clone(),
             head: self.head.data_version.unwrap_or_default(),
         })
+    }
+
+    /// True where a database at the head's version that was last written to at `written` is what the log
+    /// holds. False where somebody wrote to it since: lightningd without the plugin, in place of a batch
+    /// that it lost, or a person. Versions do not show either.
+    ///
+    /// It goes by the clock, and so it is right about whoever writes more than five seconds after the batch;
+    /// a file system with another clock only costs a snapshot.
+    pub fn explains(&self, written: TimeMs) -> bool {
+        // Only a batch is followed by a commit; what else may be newest is written at any time.
+        let after = !self.head.in_doubt || written >= self.time.saturating_sub(COMMIT_MS);
+        after && written <= self.time + COMMIT_MS
     }
 
     /// `None` where the segment's writer died before its open record was durable.

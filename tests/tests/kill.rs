@@ -1,13 +1,14 @@
 //! Death at any moment: of the plugin, of the node, of both, of `backup-cli`. The next
 //! start goes on, and every acknowledged batch is restored, and nothing else.
 
+use std::fs::File;
 use std::io::Write;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use lockstep_tests::Step;
@@ -249,6 +250,67 @@ fn of_two_batches_with_one_version_the_committed_one_is_restored() {
     assert_eq!(backed.check(&node), Standing::Committed);
     assert_holds(&backed, &["second", "third"], &["first"]);
     assert!(node.logged("was never committed by the node"));
+}
+
+/// As if the database had last been written to a minute later, or earlier by a clock that was set back.
+fn written_later(node: &Node, seconds: i64) {
+    let file = File::options().write(true).open(node.database_path()).unwrap();
+    let (now, by) = (SystemTime::now(), Duration::from_secs(seconds.unsigned_abs()));
+    file.set_modified(if seconds < 0 { now - by } else { now + by }).unwrap();
+}
+
+#[test]
+fn a_batch_that_was_lost_and_made_up_for_without_the_plugin_is_noticed() {
+    // The database has the version of the newest batch, and is not what that batch made.
+    for seconds in [60, -60] {
+        let (backed, mut node, _) = running(34);
+        let first = node.crash(&marked("first"), &LOST).unwrap();
+        let second = node.commit_unhooked(&marked("second")).unwrap();
+        assert_eq!(second, first.data_version);
+        written_later(&node, seconds);
+        node.start().unwrap();
+        node.write(&marked("third")).unwrap().expect_committed();
+        assert_eq!(backed.check(&node), Standing::Committed);
+        assert_holds(&backed, &["second", "third"], &["first"]);
+    }
+}
+
+#[test]
+fn a_database_that_a_person_changed_is_restored_as_it_was_changed() {
+    let (backed, mut node, _) = running(35);
+    node.stop().unwrap();
+    let database = rusqlite::Connection::open(node.database_path()).unwrap();
+    database.execute_batch("INSERT INTO vars (name, intval) VALUES ('by hand', 1)").unwrap();
+    drop(database);
+    written_later(&node, 60);
+    node.start().unwrap();
+    node.write(&marked("next")).unwrap().expect_committed();
+    assert!(node.logged("was written to without this plugin"));
+    assert_holds(&backed, &["by hand", "next"], &[]);
+    // Once is enough: what is in the snapshot is in the log.
+    node.stop().unwrap();
+    written_later(&node, 0);
+    let snapshots = snapshots(&backed);
+    node.start().unwrap();
+    node.write(&marked("last")).unwrap().expect_committed();
+    assert_eq!(snapshots, self::snapshots(&backed));
+}
+
+#[test]
+fn a_death_after_the_commit_takes_no_snapshot() {
+    let (backed, mut node, _) = running(36);
+    let before = snapshots(&backed);
+    for point in [CrashPoint::AfterCommit, CrashPoint::AfterAck] {
+        node.crash(&marked(&format!("{point:?}")), &Crash { point, ..LOST }).unwrap();
+        node.start().unwrap();
+        node.write(&marked(&format!("{point:?} and on"))).unwrap().expect_committed();
+    }
+    assert_eq!(before, snapshots(&backed));
+}
+
+fn snapshots(backed: &Backed) -> usize {
+    let files = files_under(&backed.store());
+    files.iter().filter(|path| path.extension().is_some_and(|ext| ext == "snap")).count()
 }
 
 #[test]
