@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::layout::SnapshotName;
 use crate::record::{Start, StartReason, TimeMs};
 use crate::restore::replay::sqlite_error;
-use crate::snapshot;
+use crate::snapshot::{self, Content, Pages};
 use crate::version::DataVersion;
 use crate::writer::Writer;
 
@@ -73,9 +73,15 @@ impl Capture {
         let generation = writer.next_generation(now)?;
         let (epoch, index, position) = (writer.epoch(), writer.take_index(), writer.position());
         let name = SnapshotName { generation, seq: position.seq, epoch, index };
-        let content = (self.path.as_path(), now, self.data_version);
+        let content = Content {
+            path: &self.path,
+            time: now,
+            data_version: self.data_version,
+            pages: Pages::All,
+            header: None,
+        };
         let (store, keys) = (writer.store().clone(), writer.keys().clone());
-        let base = snapshot::write(&*store, &keys, name, position, content, progress)?;
+        let base = snapshot::write(&*store, &keys, name, position.mark(), &content, progress)?;
         writer.begin(Start { reason, base: Some(base) }, self.data_version, now)
     }
 }

@@ -195,7 +195,7 @@ pub fn write_key_file(path: &Path, keys: &KeyRing) -> Result<()> {
 }
 
 /// Writes a file whole: to a temporary name, synced, then under its own, then the directory synced.
-fn write_file(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> Result<()> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32, replace: bool) -> Result<()> {
     let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
     let written = (|| {
         let mut file =

@@ -82,8 +82,30 @@ pub struct SnapshotName {
     pub seq: u64,
     /// The writer that made it.
     pub epoch: u32,
-    /// How many objects the writer began before it.
+    /// How many objects the writer began before it; of a snapshot that compaction made, at least
+    /// [`FIRST_COMPACTED`](Self::FIRST_COMPACTED), and random.
     pub index: u32,
+}
+
+impl SnapshotName {
+    /// The lowest index of a snapshot that compaction made: more than one process may compact.
+    pub const FIRST_COMPACTED: u32 = 1 << 31;
+
+    /// Reads a file name in the folder of `generation`.
+    pub fn parse(generation: u32, file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(SNAPSHOT_SUFFIX)?.split('-');
+        let seq = parse_hex(parts.next()?, 16)?;
+        let epoch = u32::try_from(parse_hex(parts.next()?, 8)?).ok()?;
+        let index = u32::try_from(parse_hex(parts.next()?, 8)?).ok()?;
+        parts.next().is_none().then_some(Self { generation, seq, epoch, index })
+    }
+
+    /// Reads an object name.
+    pub fn parse_object(object: &str) -> Option<Self> {
+        let (generation, file) =
+            object.strip_prefix(SNAPSHOTS)?.strip_prefix('/')?.split_once('/')?;
+        Self::parse(parse_generation(generation)?, file)
+    }
 }
 
 impl fmt::Display for SnapshotName {
@@ -115,6 +137,15 @@ mod tests {
         for (name, text) in names.iter().zip(&texts) {
             let file = text.strip_prefix("log/00000003/").unwrap();
             assert_eq!(SegmentName::parse(3, file), Some(*name));
+        }
+    }
+
+    #[test]
+    fn snapshot_names_parse_back() {
+        let name = SnapshotName { generation: 7, seq: 0x1_0000_0002, epoch: 9, index: 1 << 31 };
+        assert_eq!(SnapshotName::parse_object(&name.to_string()), Some(name));
+        for other in ["", "snapshots/7/x.snap", "log/00000007/0-0-0.snap", "snapshots/00000007"] {
+            assert_eq!(SnapshotName::parse_object(other), None, "{other}");
         }
     }
 

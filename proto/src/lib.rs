@@ -21,6 +21,7 @@
 //! | [`writer`] | one writer of one log |
 //! | [`log`] | reading it, in order, proved |
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
+//! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -42,6 +43,7 @@ pub mod restore;
 pub mod seal;
 pub mod segment;
 pub mod session;
+pub mod shadow;
 pub mod slots;
 pub mod snapshot;
 pub mod store;

@@ -27,6 +27,22 @@ pub struct Position {
     pub chain: Chain,
 }
 
+impl Position {
+    /// Without the history.
+    pub fn mark(&self) -> Mark {
+        Mark { seq: self.seq, chain: self.chain }
+    }
+}
+
+/// A record and what it proves: the chain hash after it covers all that came before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The record.
+    pub seq: u64,
+    /// Chain hash after it.
+    pub chain: Chain,
+}
+
 impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "seq {} of generation {}", self.seq, self.generation)
@@ -190,13 +206,61 @@ pub fn decode_record(name: SegmentName, seq: u64, plain: &[u8]) -> Result<Record
     })
 }
 
+/// Where a snapshot stands in the log that goes on from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct After {
+    /// The newest record that is in it.
+    pub seq: u64,
+    /// The first bytes of the chain hash after that record …
+    chain: [u8; 32],
+    /// … and how many of them are known.
+    known: usize,
+}
+
+impl After {
+    /// Where the first bytes of the chain hash after record `seq` are known.
+    pub fn new(seq: u64, chain: &[u8]) -> Self {
+        let known = chain.len().min(32);
+        let mut bytes = [0; 32];
+        bytes[..known].copy_from_slice(&chain[..known]);
+        Self { seq, chain: bytes, known }
+    }
+
+    /// The first segment that is needed to go on from here: the one that holds the record itself.
+    pub fn first_segment(&self, segments: &[SegmentEntry]) -> usize {
+        segments.iter().rposition(|entry| entry.name.first_seq <= self.seq).unwrap_or(0)
+    }
+
+    /// Checks the place before the first segment that is read.
+    fn begins(self, name: SegmentName, bound: Mark) -> Result<()> {
+        if bound.seq > self.seq {
+            let what =
+                format!("records seq {} to {} are missing before it", self.seq + 1, bound.seq);
+            return Err(Error::damaged(format!("'{name}'"), what));
+        }
+        self.passes(name, bound)
+    }
+
+    /// Checks a record that is not void.
+    fn passes(self, name: SegmentName, at: Mark) -> Result<()> {
+        if at.seq == self.seq && at.chain.0[..self.known] != self.chain[..self.known] {
+            let what =
+                format!("record seq {} is not the one that the snapshot was made at", at.seq);
+            return Err(Error::damaged(format!("'{name}'"), what));
+        }
+        Ok(())
+    }
+}
+
 /// Proves that segments follow each other, and finds the one record that a writer which died or was
 /// fenced may have left behind what the next writer bound to.
 #[derive(Debug, Clone, Copy, Default)]
 struct Continuity {
     /// Seq and chain hash after the newest record, and after the one before it.
-    last: Option<(u64, Chain)>,
-    before: Option<(u64, Chain)>,
+    last: Option<Mark>,
+    before: Option<Mark>,
+    /// What was known before anything was read: the log must lead on from there, or through it.
+    after: Option<After>,
 }
 
 /// How a segment follows what was read.
@@ -209,16 +273,19 @@ enum Follows {
 }
 
 impl Continuity {
-    fn record(&mut self, seq: u64, chain: Chain) {
-        self.before = self.last.replace((seq, chain));
+    fn record(&mut self, at: Mark) {
+        self.before = self.last.replace(at);
     }
 
     /// Checks the header of a segment whose first record has been opened.
     fn segment(&mut self, name: SegmentName, header: &Header) -> Result<Follows> {
-        let bound = (header.seq.saturating_sub(1), header.prev);
-        let Some((seq, _)) = self.last else {
+        let bound = Mark { seq: header.seq.saturating_sub(1), chain: header.prev };
+        let Some(Mark { seq, .. }) = self.last else {
             self.last = Some(bound);
-            return Ok(Follows::Directly);
+            return match self.after {
+                Some(after) => after.begins(name, bound).map(|()| Follows::Directly),
+                None => Ok(Follows::Directly),
+            };
         };
         if self.last == Some(bound) {
             return Ok(Follows::Directly);
@@ -227,8 +294,8 @@ impl Continuity {
             self.last = self.before.take();
             return Ok(Follows::VoidingLast);
         }
-        let what = if bound.0 > seq {
-            format!("records seq {} to {} are missing before it", seq + 1, bound.0)
+        let what = if bound.seq > seq {
+            format!("records seq {} to {} are missing before it", seq + 1, bound.seq)
         } else {
             format!("it does not continue the log, which goes on to seq {seq}")
         };
@@ -254,7 +321,7 @@ pub trait Visitor {
     ///
     /// # Errors
     /// What ends the reading.
-    fn record(&mut self, name: SegmentName, seq: u64, record: Record<'_>) -> Result<()>;
+    fn record(&mut self, name: SegmentName, at: Mark, record: Record<'_>) -> Result<()>;
 
     /// A record of `seq` was left by a writer that died or was fenced, and is void.
     fn void(&mut self, _name: SegmentName, _seq: u64) {}
@@ -281,7 +348,51 @@ impl<'a> LogReader<'a> {
         segments: &[SegmentEntry],
         visitor: &mut dyn Visitor,
     ) -> Result<Option<Position>> {
+        self.read_from(None, segments, visitor)
+    }
+
+    /// As [`read`](Self::read), and proves that the log leads on from `after`, or through it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`Error::Damaged`] where it is another log, or ends before `after`.
+    pub fn read_from(
+        &self,
+        after: Option<After>,
+        segments: &[SegmentEntry],
+        visitor: &mut dyn Visitor,
+    ) -> Result<Option<Position>> {
+        let (reading, generation) = self.read_settled(after, segments, visitor)?;
+        let last = reading.finish(visitor)?;
+        let seq = last.map_or(0, |mark| mark.seq);
+        if let Some(after) = after.filter(|after| seq < after.seq) {
+            let what = format!("ends at seq {seq}, its snapshot is of seq {}", after.seq);
+            return Err(Error::damaged(format!("'{}'", self.store.label()), what));
+        }
+        Ok(last.map(|Mark { seq, chain }| Position { generation, seq, chain }))
+    }
+
+    /// As [`read_from`](Self::read_from), without the newest record: whoever writes may not have
+    /// acknowledged it, and the next writer may void it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_acknowledged(
+        &self,
+        after: Option<After>,
+        segments: &[SegmentEntry],
+        visitor: &mut dyn Visitor,
+    ) -> Result<()> {
+        self.read_settled(after, segments, visitor).map(drop)
+    }
+
+    fn read_settled(
+        &self,
+        after: Option<After>,
+        segments: &[SegmentEntry],
+        visitor: &mut dyn Visitor,
+    ) -> Result<(Reading, u32)> {
         let mut reading = Reading::default();
+        reading.continuity.after = after;
         let mut generation = 0;
         for entry in segments {
             generation = entry.name.generation;
@@ -290,8 +401,7 @@ impl<'a> LogReader<'a> {
             }
             visitor.progress(entry.size);
         }
-        let last = reading.finish(visitor)?;
-        Ok(last.map(|(seq, chain)| Position { generation, seq, chain }))
+        Ok((reading, generation))
     }
 }
 
@@ -311,7 +421,7 @@ struct Reading {
 struct Held {
     name: SegmentName,
     first: bool,
-    seq: u64,
+    at: Mark,
     plain: Vec<u8>,
 }
 
@@ -320,7 +430,7 @@ impl Held {
         if self.first {
             visitor.segment(self.name)?;
         }
-        visitor.record(self.name, self.seq, decode_record(self.name, self.seq, &self.plain)?)
+        visitor.record(self.name, self.at, decode_record(self.name, self.at.seq, &self.plain)?)
     }
 }
 
@@ -344,9 +454,10 @@ impl Reading {
                         self.settle(visitor);
                         self.give_held(visitor)?;
                     }
-                    self.continuity.record(seq, records.chain());
+                    let at = Mark { seq, chain: records.chain() };
+                    self.continuity.record(at);
                     let plain = std::mem::take(&mut plain);
-                    self.held = Some(Held { name: segment.name, first, seq, plain });
+                    self.held = Some(Held { name: segment.name, first, at, plain });
                     first = false;
                 }
                 Ok(None) => return Ok(()),
@@ -369,14 +480,14 @@ impl Reading {
                     return Err(self.broken.take().unwrap_or(error));
                 };
                 if let Some(void) = self.held.replace(held) {
-                    visitor.void(void.name, void.seq);
+                    visitor.void(void.name, void.at.seq);
                 }
                 follows
             }
             // What is missing was damaged: that is the better place to name.
             (Err(error), None) => return Err(self.broken.take().unwrap_or(error)),
             (Ok(follows), Some((_, void))) => {
-                visitor.void(void.name, void.seq);
+                visitor.void(void.name, void.at.seq);
                 follows
             }
             (Ok(follows), None) => follows,
@@ -394,15 +505,19 @@ impl Reading {
     /// The newest segment's first record was acknowledged: what it voids is void.
     fn settle(&mut self, visitor: &mut dyn Visitor) {
         if let Some((_, void)) = self.instead.take() {
-            visitor.void(void.name, void.seq);
+            visitor.void(void.name, void.at.seq);
         }
     }
 
     fn give_held(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
-        self.held.take().map_or(Ok(()), |held| held.give(visitor))
+        let Some(held) = self.held.take() else { return Ok(()) };
+        if let Some(after) = self.continuity.after {
+            after.passes(held.name, held.at)?;
+        }
+        held.give(visitor)
     }
 
-    fn finish(mut self, visitor: &mut dyn Visitor) -> Result<Option<(u64, Chain)>> {
+    fn finish(mut self, visitor: &mut dyn Visitor) -> Result<Option<Mark>> {
         if let Some(error) = self.broken {
             return Err(error);
         }

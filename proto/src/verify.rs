@@ -61,12 +61,12 @@ pub fn run(
     let mut reports = Vec::new();
     for generation in log::generations(store)? {
         let segments = log::segments(store, generation)?;
-        let Some(start) = start_of(store, keys, &segments)? else { continue };
+        let start = start_of(store, keys, &segments)?;
         let (mut batches, mut data_version, mut time) = (0, None, 0);
         let mut bytes = 0;
-        if let Some(base) = &start.base {
+        if let Some(base) = start.as_ref().and_then(|start| start.base.as_ref()) {
             let mut proof = snapshot::Proof::default();
-            let meta = snapshot::read(store, keys, base, &mut proof)?;
+            let (meta, _) = snapshot::read(store, keys, &base.name, Some(base.chain), &mut proof)?;
             bytes += proof.bytes;
             (data_version, time) = (meta.data_version, meta.time);
         }
@@ -85,7 +85,7 @@ pub fn run(
         progress(bytes);
         reports.push(GenerationReport {
             generation,
-            snapshot: start.base.map(|base| base.name),
+            snapshot: start.and_then(|start| start.base).map(|base| base.name),
             segments: segments.len(),
             batches,
             voided,

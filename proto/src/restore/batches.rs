@@ -7,7 +7,7 @@ use crate::batch::codec;
 use crate::batch::shape::{Shape, Values};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
-use crate::log::Visitor;
+use crate::log::{Mark, Visitor};
 use crate::record::{Batch, Record, Start, TimeMs};
 use crate::segment::{BatchDecoder, SegmentError};
 use crate::version::DataVersion;
@@ -16,7 +16,9 @@ use crate::version::DataVersion;
 #[derive(Debug)]
 pub struct CommittedBatch {
     /// Its record.
-    pub seq: u64,
+    pub at: Mark,
+    /// The writer's epoch.
+    pub epoch: u32,
     /// lightningd's version with it.
     pub data_version: DataVersion,
     /// False for settings, which are executed outside of any transaction.
@@ -66,6 +68,8 @@ impl OwnedStatement {
 /// behind it wait with it.
 pub struct Committed<F> {
     give: F,
+    /// Up to this seq all was decided before: what voided a batch there is only read on the way.
+    decided: u64,
     decoder: Option<(SegmentName, BatchDecoder, Vec<Arc<Shape>>)>,
     held: VecDeque<CommittedBatch>,
     time: TimeMs,
@@ -81,8 +85,15 @@ pub struct Committed<F> {
 impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
     /// Gives every committed batch to `give`.
     pub fn new(give: F) -> Self {
+        Self::going_on(0, give)
+    }
+
+    /// As [`new`](Self::new), where a database holds everything up to seq `decided` already, and the log is
+    /// read from somewhere before that.
+    pub fn going_on(decided: u64, give: F) -> Self {
         Self {
             give,
+            decided,
             decoder: None,
             held: VecDeque::new(),
             time: 0,
@@ -101,8 +112,8 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
         self.held.drain(..).try_for_each(&mut self.give)
     }
 
-    fn batch(&mut self, name: SegmentName, seq: u64, batch: &Batch<'_>) -> Result<()> {
-        let place = || format!("record seq {seq} in '{name}'");
+    fn batch(&mut self, name: SegmentName, at: Mark, batch: &Batch<'_>) -> Result<()> {
+        let place = || format!("record seq {} in '{name}'", at.seq);
         let Some((_, decoder, shapes)) = &mut self.decoder else {
             return Err(Error::damaged(place(), "batch before any segment"));
         };
@@ -122,7 +133,8 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
         });
         decoded.map_err(|error| Error::damaged(place(), error))?;
         let batch = CommittedBatch {
-            seq,
+            at,
+            epoch: name.epoch,
             data_version: batch.data_version,
             transaction: batch.transaction,
             time: self.time,
@@ -142,10 +154,11 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
 
     fn rewind(&mut self, name: SegmentName, seq: u64, void: u64) -> Result<()> {
         match self.held.pop_front() {
-            Some(batch) if batch.seq == void => {
+            Some(batch) if batch.at.seq == void => {
                 self.voided += 1;
                 self.finish()
             }
+            None if seq <= self.decided => Ok(()),
             _ => {
                 let place = format!("record seq {seq} in '{name}'");
                 Err(Error::damaged(
@@ -163,7 +176,8 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Visitor for Committed<F> {
         Ok(())
     }
 
-    fn record(&mut self, name: SegmentName, seq: u64, record: Record<'_>) -> Result<()> {
+    fn record(&mut self, name: SegmentName, at: Mark, record: Record<'_>) -> Result<()> {
+        let seq = at.seq;
         match record {
             Record::Open(open) => {
                 self.time = open.time;
@@ -179,7 +193,7 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Visitor for Committed<F> {
                 }
                 Ok(())
             }
-            Record::Batch(batch) => self.batch(name, seq, &batch),
+            Record::Batch(batch) => self.batch(name, at, &batch),
             Record::Rewind(rewind) => {
                 self.time = self.time.max(rewind.time);
                 self.rewind(name, seq, rewind.seq)

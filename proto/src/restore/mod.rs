@@ -2,93 +2,38 @@
 
 pub mod batches;
 mod clock;
+mod pages;
+mod plan;
 pub mod replay;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use rusqlite::Connection;
 
 use self::batches::{Committed, CommittedBatch};
+pub use self::pages::PageFile;
+pub use self::plan::Plan;
+pub(crate) use self::plan::start_of;
 use self::replay::{Replay, sqlite_error};
 use crate::error::{Error, Result};
-use crate::log::{self, LoadedSegment, LogReader, Position, SegmentEntry};
-use crate::record::{Record, Start, TimeMs};
+use crate::log::{LogReader, Position};
+use crate::record::TimeMs;
 use crate::seal::KeyRing;
-use crate::snapshot;
 use crate::store::Store;
 use crate::version::DataVersion;
-use crate::writer::LogEnd;
 
 /// Decoded batches wait between the two halves of a restore up to this many bytes a parcel …
 const PARCEL_BYTES: usize = 512 * 1024;
 /// … and this many parcels.
 const PARCELS: usize = 4;
 
-/// What a restore will read.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The newest history that holds a record.
-    pub generation: u32,
-    /// How it began.
-    pub start: Start,
-    /// Its segments.
-    pub segments: Vec<SegmentEntry>,
-}
-
-impl Plan {
-    /// Looks up what is needed for the newest position.
-    ///
-    /// # Errors
-    /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where a generation's beginning is not
-    /// there, for what came after it cannot be restored.
-    pub fn newest(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
-        let generation = LogEnd::read(store, keys)?.position.generation;
-        let segments = log::segments(store, generation)?;
-        let start = start_of(store, keys, &segments)?.ok_or_else(|| Error::Nothing {
-            store: store.label().into(),
-            what: "the log has no record".into(),
-        })?;
-        Ok(Self { generation, start, segments })
-    }
-
-    /// Bytes of the segments, preallocated ones included.
-    pub fn log_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.size).sum()
-    }
-}
-
-/// How a generation began; `None` where no record of it was ever durable.
-pub(crate) fn start_of(
-    store: &dyn Store,
-    keys: &KeyRing,
-    segments: &[SegmentEntry],
-) -> Result<Option<Start>> {
-    let mut found: Option<(u64, Start)> = None;
-    for entry in segments {
-        if found.as_ref().is_some_and(|(seq, _)| *seq != entry.name.first_seq) {
-            break;
-        }
-        let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
-        let mut plain = Vec::new();
-        let Some(seq) = segment.records(keys)?.next(&mut plain)? else { continue };
-        let place = format!("record seq {seq} in '{}'", entry.name);
-        let Record::Open(open) = log::decode_record(entry.name, seq, &plain)? else {
-            return Err(Error::damaged(place, "a segment begins with an open record"));
-        };
-        // A second one of the same seq voids the first: its writer failed, and began again.
-        let missing = "the generation's first segment is missing before it";
-        found = Some((seq, open.start.ok_or_else(|| Error::damaged(place, missing))?));
-    }
-    Ok(found.map(|(_, start)| start))
-}
-
 /// How far a restore is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// Bytes of the database written from its snapshot.
+    /// Bytes of the database written from snapshots.
     Pages(u64),
     /// Batches replayed.
     Batches(u64),
@@ -134,14 +79,12 @@ pub fn run(
         .mode(0o600)
         .open(path)
         .map_err(Error::file("create", path))?;
-    let mut base = None;
-    if let Some(start) = &plan.start.base {
-        let mut pages = PageFile { file: &file, path, written: 0, progress };
-        base = Some(snapshot::read(store, keys, start, &mut pages)?);
-    }
+    let mut pages = PageFile::new(&file, path, progress);
+    pages.read(store, keys, &plan.lineage)?;
+    let base = plan.lineage.links.last().map(|link| &link.summary.meta);
     let (db, guard) = replay::open(path)?;
     let mut replay = Replay::new(&db, &guard);
-    replay.data_version = base.as_ref().and_then(|meta| meta.data_version);
+    replay.data_version = base.and_then(|meta| meta.data_version);
     let (position, voided, time) = replay_log(store, keys, plan, &mut replay, progress)?;
     let (batches, statements, data_version) =
         (replay.batches, replay.statements, replay.data_version);
@@ -151,7 +94,7 @@ pub fn run(
     let foreign_key_violations = check(&db, data_version)?;
     db.close().map_err(|(_, error)| sqlite_error(path.display().to_string(), &error))?;
     file.sync_all().map_err(Error::file("sync", path))?;
-    let time = time.unwrap_or_else(|| base.map_or(0, |meta| meta.time));
+    let time = time.or(base.map(|meta| meta.time)).unwrap_or(0);
     Ok(Restored {
         position,
         data_version,
@@ -163,29 +106,6 @@ pub fn run(
     })
 }
 
-/// A database file that a snapshot's pages are written to.
-struct PageFile<'a> {
-    file: &'a File,
-    path: &'a Path,
-    written: u64,
-    progress: &'a mut (dyn FnMut(Progress) + Send),
-}
-
-impl snapshot::PageVisitor for PageFile<'_> {
-    fn begin(&mut self, meta: &snapshot::Meta) -> Result<()> {
-        let size = u64::from(meta.page_size) * u64::from(meta.page_count);
-        self.file.set_len(size).map_err(Error::file("extend", self.path))
-    }
-
-    fn page(&mut self, meta: &snapshot::Meta, number: u32, page: &[u8]) -> Result<()> {
-        let at = u64::from(number - 1) * u64::from(meta.page_size);
-        self.file.write_all_at(page, at).map_err(Error::file("write", self.path))?;
-        self.written += page.len() as u64;
-        (self.progress)(Progress::Pages(self.written));
-        Ok(())
-    }
-}
-
 /// One thread reads, proves, opens and decodes; the other executes.
 fn replay_log(
     store: &dyn Store,
@@ -195,11 +115,16 @@ fn replay_log(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(Position, u64, Option<TimeMs>)> {
     let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
+    let after = plan.lineage.after();
+    let held = after.map_or(0, |after| after.seq);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let mut parcel = Vec::new();
             let mut parcel_bytes = 0;
-            let mut committed = Committed::new(|batch: CommittedBatch| {
+            let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
+                if batch.at.seq <= held {
+                    return Ok(());
+                }
                 parcel_bytes += batch.statements.iter().map(|s| s.byte_len()).sum::<usize>();
                 parcel.push(batch);
                 if parcel_bytes >= PARCEL_BYTES {
@@ -209,7 +134,8 @@ fn replay_log(
                 }
                 Ok(())
             });
-            let position = LogReader::new(store, keys).read(&plan.segments, &mut committed)?;
+            let reader = LogReader::new(store, keys);
+            let position = reader.read_from(after, &plan.segments, &mut committed)?;
             committed.finish()?;
             let voided = committed.voided;
             sender.send(parcel).map_err(|_| stopped())?;

@@ -13,10 +13,13 @@ use super::clock::{may_ask_time, pin_time};
 use crate::batch::codec::SHAPES_MAX;
 use crate::batch::shape::{Literal, Shape, Values};
 use crate::error::{Error, Result};
+use crate::log::{After, Mark};
 use crate::version::DataVersion;
 
 /// Batches are committed in groups of this many statements: the database is published only at the end.
 const STATEMENTS_PER_COMMIT: u64 = 100_000;
+/// The same where each commit is marked, so that little is replayed again and little waits in memory.
+const STATEMENTS_PER_MARK: u64 = 10_000;
 
 /// What lightningd sets when it opens its database (`db/db_sqlite3.c`), and else SQLite's defaults.
 const SESSION_SETTINGS: &str = "PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF;";
@@ -29,6 +32,9 @@ pub struct Replay<'c> {
     in_transaction: bool,
     session: u64,
     uncommitted: u64,
+    commit_after: u64,
+    /// The newest batch executed, where commits are marked.
+    newest: Option<Mark>,
     /// Batches executed.
     pub batches: u64,
     /// Statements executed.
@@ -85,13 +91,21 @@ impl<'c> Prepared<'c> {
 /// # Errors
 /// Where SQLite cannot open it.
 pub fn open(path: &Path) -> Result<(Connection, Guard)> {
-    let failed = |error: rusqlite::Error| sqlite_error(format!("'{}'", path.display()), &error);
-    let mut db = Connection::open(path).map_err(failed)?;
-    db.execute_batch(
+    open_with(
+        path,
         "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
          PRAGMA cache_size = -32768; PRAGMA foreign_keys = ON;",
     )
-    .map_err(failed)?;
+}
+
+/// Opens a database to replay into, with this program's own settings.
+///
+/// # Errors
+/// Where SQLite cannot open it.
+pub fn open_with(path: &Path, settings: &str) -> Result<(Connection, Guard)> {
+    let failed = |error: rusqlite::Error| sqlite_error(format!("'{}'", path.display()), &error);
+    let mut db = Connection::open(path).map_err(failed)?;
+    db.execute_batch(settings).map_err(failed)?;
     let guard = Guard(Arc::new(AtomicBool::new(true)));
     let own = guard.0.clone();
     db.authorizer(Some(move |context: AuthContext<'_>| authorize(&context, &own)))
@@ -159,10 +173,18 @@ impl<'c> Replay<'c> {
             in_transaction: false,
             session: 0,
             uncommitted: 0,
+            commit_after: STATEMENTS_PER_COMMIT,
+            newest: None,
             batches: 0,
             statements: 0,
             data_version: None,
         }
+    }
+
+    /// As [`new`](Self::new), and each commit leaves the position of its newest batch in the database
+    /// file's header, for [`position`].
+    pub fn marked(db: &'c Connection, guard: &'c Guard) -> Self {
+        Self { commit_after: STATEMENTS_PER_MARK, ..Self::new(db, guard) }
     }
 
     /// Executes one batch.
@@ -171,13 +193,13 @@ impl<'c> Replay<'c> {
     /// [`Error::Database`] with the seq, where SQLite refuses a statement.
     pub fn apply(&mut self, batch: &CommittedBatch) -> Result<()> {
         let failed =
-            |error: rusqlite::Error| sqlite_error(format!("batch seq {}", batch.seq), &error);
+            |error: rusqlite::Error| sqlite_error(format!("batch seq {}", batch.at.seq), &error);
         if batch.session != self.session {
             // A node that died between two settings starts again with its own.
             self.session = batch.session;
             self.commit().and_then(|()| self.own(SESSION_SETTINGS)).map_err(failed)?;
         }
-        if batch.transaction != self.in_transaction || self.uncommitted >= STATEMENTS_PER_COMMIT {
+        if batch.transaction != self.in_transaction || self.uncommitted >= self.commit_after {
             self.commit().map_err(failed)?;
             if batch.transaction {
                 self.own("BEGIN").map_err(failed)?;
@@ -194,6 +216,7 @@ impl<'c> Replay<'c> {
         if batch.transaction {
             self.data_version = Some(batch.data_version);
         }
+        self.newest = Some(batch.at);
         Ok(())
     }
 
@@ -206,9 +229,17 @@ impl<'c> Replay<'c> {
         self.commit().map_err(|error| sqlite_error("end of the log".into(), &error))
     }
 
-    fn commit(&mut self) -> rusqlite::Result<()> {
+    /// Commits what was executed, and goes on.
+    pub(crate) fn commit(&mut self) -> rusqlite::Result<()> {
         self.uncommitted = 0;
-        if std::mem::take(&mut self.in_transaction) { self.own("COMMIT") } else { Ok(()) }
+        if !std::mem::take(&mut self.in_transaction) {
+            return Ok(());
+        }
+        self.guard.own();
+        if let Some(newest) = self.newest.filter(|_| self.commit_after == STATEMENTS_PER_MARK) {
+            put_position(self.db, newest)?;
+        }
+        self.own("COMMIT")
     }
 
     fn own(&self, sql: &str) -> rusqlite::Result<()> {
@@ -232,6 +263,42 @@ impl<'c> Replay<'c> {
         let text = if may_ask_time(&text) { pin_time(&text, batch.time) } else { text };
         self.db.execute_batch(&text)
     }
+}
+
+/// Leaves a position in two header fields of a database file that SQLite keeps for applications: the low 31
+/// bits of its seq, and the first four bytes of its chain hash. The 32nd bit is set while settings are in
+/// force that a session does not begin with.
+///
+/// # Errors
+/// Where SQLite fails.
+pub(crate) fn put_position(db: &Connection, at: Mark) -> rusqlite::Result<()> {
+    let unusual = u32::from(!has_session_settings(db)?) << 31;
+    let seq = (at.seq as u32 & POSITION_SEQ | unusual) as i32;
+    let chain = i32::from_be_bytes([at.chain.0[0], at.chain.0[1], at.chain.0[2], at.chain.0[3]]);
+    db.pragma_update(None, "user_version", seq)?;
+    db.pragma_update(None, "application_id", chain)
+}
+
+/// What [`put_position`] left: a position behind `base`, with the bytes of its chain hash that are known. `None`
+/// where unusual settings are in force there.
+///
+/// # Errors
+/// Where SQLite fails.
+pub(crate) fn position(db: &Connection, base: u64) -> rusqlite::Result<Option<After>> {
+    let value = |name| db.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (seq, chain) = (value("user_version")? as u32, value("application_id")?);
+    let ahead = seq.wrapping_sub(base as u32) & POSITION_SEQ;
+    let usual = seq & !POSITION_SEQ == 0;
+    Ok(usual.then(|| After::new(base + u64::from(ahead), &chain.to_be_bytes())))
+}
+
+/// The bits of a position's seq that a header field keeps.
+const POSITION_SEQ: u32 = u32::MAX >> 1;
+
+/// True where the settings are those of a session's beginning.
+pub(crate) fn has_session_settings(db: &Connection) -> rusqlite::Result<bool> {
+    let value = |name| db.pragma_query_value(None, name, |row| row.get::<_, bool>(0));
+    Ok(value("foreign_keys")? && !value("legacy_alter_table")?)
 }
 
 fn bind_and_step(
@@ -264,12 +331,14 @@ pub fn sqlite_error(place: String, error: &rusqlite::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::Chain;
 
     fn replay(statements: &[&str]) -> Result<()> {
         let folder = tempfile::tempdir().expect("a folder");
         let (db, guard) = open(&folder.path().join("restored"))?;
         let batch = CommittedBatch {
-            seq: 9,
+            at: Mark { seq: 9, chain: Chain::default() },
+            epoch: 1,
             data_version: DataVersion(1),
             transaction: true,
             time: 0,
@@ -311,7 +380,8 @@ mod tests {
         let (db, guard) = open(&folder.path().join("restored")).unwrap();
         let mut replay = Replay::new(&db, &guard);
         let mut settings = CommittedBatch {
-            seq: 1,
+            at: Mark { seq: 1, chain: Chain::default() },
+            epoch: 1,
             data_version: DataVersion(1),
             transaction: false,
             time: 0,

@@ -1,0 +1,136 @@
+//! Which snapshots there are, and which of them lead to a database.
+
+use super::{Meta, summary};
+use crate::error::{Error, Result};
+use crate::layout::{self, SnapshotName};
+use crate::log::{After, Mark};
+use crate::record::{Base, Start};
+use crate::seal::{Chain, KeyRing};
+use crate::store::Store;
+
+/// A snapshot as its header and first frame show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Its name.
+    pub name: SnapshotName,
+    /// Where in the log it was made.
+    pub position: Mark,
+    /// What it holds.
+    pub meta: Meta,
+    /// Bytes stored.
+    pub size: u64,
+}
+
+/// A base and the deltas on it: what a database is put together from, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The base first. Empty: the database was empty.
+    pub links: Vec<Link>,
+}
+
+/// One snapshot of a [`Lineage`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The snapshot.
+    pub summary: Summary,
+    /// Chain hash after its last frame, where something names it.
+    pub chain: Option<Chain>,
+}
+
+impl Lineage {
+    /// Where the log goes on from.
+    pub fn after(&self) -> Option<After> {
+        let newest = self.links.last()?;
+        Some(After::new(newest.summary.position.seq, &newest.summary.position.chain.0))
+    }
+
+    /// Bytes stored.
+    pub fn size(&self) -> u64 {
+        self.links.iter().map(|link| link.summary.size).sum()
+    }
+}
+
+/// The snapshots that compaction published in a generation, and where they are `None`, the one that it
+/// began with, oldest first.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn published(store: &dyn Store, generation: u32) -> Result<Vec<(SnapshotName, u64)>> {
+    let entries = store.list(&layout::snapshot_folder(generation))?;
+    let mut found: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| Some((SnapshotName::parse(generation, &entry.name)?, entry.size)))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The lineage to the newest position at which a snapshot of `generation` was made and which `suits`.
+/// `start` is how the generation began, where that is still known.
+///
+/// A snapshot of no use, damaged or without its parent, is passed over: an older one, with more of the
+/// log, gives the same database.
+///
+/// # Errors
+/// Where the store cannot be listed or read; where there are snapshots and none is of use, what is wrong with
+/// the newest.
+pub fn newest(
+    store: &dyn Store,
+    keys: &KeyRing,
+    generation: u32,
+    start: Option<&Start>,
+    suits: &mut dyn FnMut(&Summary) -> bool,
+) -> Result<Lineage> {
+    let base = start.and_then(|start| start.base.as_ref());
+    let mut wrong = None;
+    for (name, size) in published(store, generation)?.into_iter().rev() {
+        let compacted = name.index >= SnapshotName::FIRST_COMPACTED;
+        let chain = base.filter(|base| base.name == name.to_string()).map(|base| base.chain);
+        // What a writer left that failed to begin the generation with it is nothing.
+        if !compacted && chain.is_none() {
+            continue;
+        }
+        let found = summary(store, keys, name, size).and_then(|found| {
+            if !suits(&found) {
+                return Ok(None);
+            }
+            lineage_of(store, keys, Link { summary: found, chain }).map(Some)
+        });
+        match found {
+            Ok(Some(lineage)) => return Ok(lineage),
+            Ok(None) => {}
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => wrong = wrong.or(Some(error)),
+        }
+    }
+    match (start, wrong) {
+        // An empty database, and the whole log.
+        (Some(Start { base: None, .. }), _) => Ok(Lineage::default()),
+        (_, Some(error)) => Err(error),
+        (Some(Start { base: Some(base), .. }), None) => Err(Error::damaged(
+            format!("'{}'", base.name),
+            "is missing, and the log begins with it",
+        )),
+        (None, None) => Err(Error::damaged(
+            format!("generation {generation} of '{}'", store.label()),
+            "its first segment is missing, and there is no snapshot to go on from",
+        )),
+    }
+}
+
+fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage> {
+    let mut links = vec![newest];
+    while let Some(Base { name, chain }) =
+        links.last().and_then(|link| link.summary.meta.parent.clone())
+    {
+        let child = links.last().map_or(0, |link| link.summary.name.seq);
+        let parent = SnapshotName::parse_object(&name).filter(|parent| parent.seq < child);
+        let Some(parent) = parent else {
+            return Err(Error::damaged(format!("'{name}'"), "cannot be a delta's parent"));
+        };
+        let summary = summary(store, keys, parent, 0)?;
+        links.push(Link { summary, chain: Some(chain) });
+    }
+    links.reverse();
+    Ok(Lineage { links })
+}
