@@ -22,6 +22,7 @@
 //! | [`log`] | reading it, in order, proved |
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
 //! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
+//! | [`retention`] | which points in time stay, and which segments they need; no I/O, no clock |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -40,6 +41,7 @@ pub mod log;
 pub mod marker;
 pub mod record;
 pub mod restore;
+pub mod retention;
 pub mod seal;
 pub mod segment;
 pub mod session;
