@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use lockstep_proto::retention::Span;
 
 /// The backup that a Lightning node runner trusts with money.
 #[derive(Parser)]
@@ -37,6 +38,17 @@ pub enum Command {
     Status(PlaceArgs),
     /// Read everything that is stored, and prove it
     Verify(PlaceArgs),
+    /// Make a snapshot of what the log came to, so that a restore replays little
+    ///
+    /// It costs what has changed since the last one, and no running node waits for it. The plugin does it by
+    /// itself; this is for a node whose plugin has it turned off, and for another machine that sees the
+    /// backup.
+    Compact(CompactArgs),
+    /// Remove snapshots, and the log between them, that are older than what is to be kept
+    ///
+    /// Without any --keep-…, what 'retention' in the node's backup.lock says, or else the last 2, all within
+    /// 7 days, and 30 daily. What leads to the newest state is always kept.
+    Prune(PruneArgs),
     /// List generations, segments and snapshots
     List(PlaceArgs),
     /// List, add and remove the ways to open the backup
@@ -143,7 +155,60 @@ pub struct RestoreArgs {
     /// Only look: do not shut out the node that writes this backup (no DEST of a node that will run)
     #[arg(long)]
     pub no_claim: bool,
+    /// Go back to the state after the batch of this seq
+    #[arg(long, value_name = "N", group = "point", requires = "accept_stale")]
+    pub to_seq: Option<u64>,
+    /// Go back to this data_version of lightningd's
+    #[arg(long, value_name = "N", group = "point", requires = "accept_stale")]
+    pub to_version: Option<u32>,
+    /// Go back to the state at this time, as 2026-11-20T18:00:00Z
+    #[arg(long, value_name = "TIME", group = "point", requires = "accept_stale")]
+    pub to_time: Option<jiff::Timestamp>,
+    /// Take an older state than the newest, which can cost all channel funds if a node runs from it
+    #[arg(long, requires = "point")]
+    pub accept_stale: bool,
     /// Show what would be read, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `compact`.
+#[derive(Args)]
+pub struct CompactArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Where the copy is kept that is replayed into: as large as the database, and faster the next time if it
+    /// is kept [default: backup.shadow in DIR, else a temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub shadow: Option<PathBuf>,
+}
+
+/// `prune`.
+#[derive(Args)]
+pub struct PruneArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Keep the newest N
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub keep_last: u32,
+    /// Keep every moment within this time, as 7d or 48h
+    #[arg(long, value_name = "SPAN")]
+    pub keep_within: Option<Span>,
+    /// Keep the newest of each of the last N hours that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub keep_hourly: u32,
+    /// Keep the newest of each of the last N days that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub keep_daily: u32,
+    /// Keep the newest of each of the last N weeks that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub keep_weekly: u32,
+    /// Keep the newest of each of the last N months that have one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub keep_monthly: u32,
+    /// Show what would go and what stays, and stop
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         Command::Restore(args) => commands::restore::run(&args, &output),
         Command::Status(args) => commands::status::run(&args, &output),
         Command::Verify(args) => commands::verify::run(&args, &output),
+        Command::Compact(args) => commands::compact::run(&args, &output),
+        Command::Prune(args) => commands::prune::run(&args, &output),
         Command::List(args) => commands::list::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),

@@ -81,7 +81,7 @@ impl Capture {
             header: None,
         };
         let (store, keys) = (writer.store().clone(), writer.keys().clone());
-        let base = snapshot::write(&*store, &keys, name, position.mark(), &content, progress)?;
+        let (base, _) = snapshot::write(&*store, &keys, name, position.mark(), &content, progress)?;
         writer.begin(Start { reason, base: Some(base) }, self.data_version, now)
     }
 }

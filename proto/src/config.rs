@@ -12,9 +12,12 @@ use zeroize::Zeroizing;
 
 use crate::destination::Destination;
 use crate::error::{Error, Result};
+use crate::retention::Policy;
 use crate::seal::{KeyError, KeyRing, StoreId};
 use crate::version::FORMAT_VERSION;
 
+/// Name of the folder that the shadow is kept in.
+pub const SHADOW_FOLDER: &str = "backup.shadow";
 /// Name of the lock file in the network directory.
 pub const LOCK_FILE: &str = "backup.lock";
 /// Name of the key file beside it.
@@ -50,6 +53,13 @@ pub struct LockFile {
     /// The wallet, where it is not `lightningd.sqlite3` beside this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wallet: Option<PathBuf>,
+    /// Which points in time stay.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retention: Policy,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn stall_timeout_s() -> u64 {
@@ -72,6 +82,7 @@ impl LockFile {
             destinations: vec![destination],
             stall_timeout_s: STALL_TIMEOUT_S,
             wallet,
+            retention: Policy::default(),
         }
     }
 

@@ -91,6 +91,11 @@ impl SnapshotName {
     /// The lowest index of a snapshot that compaction made: more than one process may compact.
     pub const FIRST_COMPACTED: u32 = 1 << 31;
 
+    /// True where compaction made it, and no generation begins with it.
+    pub fn is_compacted(&self) -> bool {
+        self.index >= Self::FIRST_COMPACTED
+    }
+
     /// Reads a file name in the folder of `generation`.
     pub fn parse(generation: u32, file: &str) -> Option<Self> {
         let mut parts = file.strip_suffix(SNAPSHOT_SUFFIX)?.split('-');

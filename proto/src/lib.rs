@@ -22,7 +22,7 @@
 //! | [`log`] | reading it, in order, proved |
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
 //! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
-//! | [`retention`] | which points in time stay, and which segments they need; no I/O, no clock |
+//! | [`retention`], [`prune`] | which points in time stay, and which segments they need; removing the others |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -39,6 +39,7 @@ pub mod hex;
 pub mod layout;
 pub mod log;
 pub mod marker;
+pub mod prune;
 pub mod record;
 pub mod restore;
 pub mod retention;

@@ -206,6 +206,27 @@ pub fn decode_record(name: SegmentName, seq: u64, plain: &[u8]) -> Result<Record
     })
 }
 
+/// Index of the segment to read from where everything up to record `seq` is known: the last that surely counts
+/// and holds a record before that; the first where there is none. `names` are in the order of
+/// [`segments`].
+///
+/// From names alone, it cannot be seen whether a segment counts: its writer may have died before its first
+/// record, or its single record may be void (docs/format.md, R9 to R12). Reading must not begin with one
+/// of those, for what follows is bound to what was before it. One surely counts where the next begins at least
+/// two records later, or, if it is the newest, where `seq` is behind its first record. (Whatever does not
+/// count is followed, or preceded, by a record of the number that it begins with.)
+pub fn first_needed(seq: u64, names: &[SegmentName]) -> usize {
+    // Up to the first that begins too late; a later one may have a lower number, but is not to be relied on.
+    let begun = names.iter().take_while(|name| name.first_seq < seq).count();
+    (0..begun)
+        .rev()
+        .find(|&index| {
+            let second = names[index].first_seq.saturating_add(1);
+            names.get(index + 1).is_none_or(|next| next.first_seq > second)
+        })
+        .unwrap_or(0)
+}
+
 /// Where a snapshot stands in the log that goes on from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct After {
@@ -226,9 +247,10 @@ impl After {
         Self { seq, chain: bytes, known }
     }
 
-    /// The first segment that is needed to go on from here: the one that holds the record itself.
+    /// The first segment that is needed to go on from here.
     pub fn first_segment(&self, segments: &[SegmentEntry]) -> usize {
-        segments.iter().rposition(|entry| entry.name.first_seq <= self.seq).unwrap_or(0)
+        let names: Vec<SegmentName> = segments.iter().map(|entry| entry.name).collect();
+        first_needed(self.seq, &names)
     }
 
     /// Checks the place before the first segment that is read.

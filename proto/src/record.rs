@@ -95,6 +95,8 @@ pub enum StartReason {
     Init,
     /// The node's database was ahead of the log.
     Gap,
+    /// Somebody went back to an older state.
+    Rollback,
 }
 
 impl std::fmt::Display for StartReason {
@@ -102,6 +104,7 @@ impl std::fmt::Display for StartReason {
         f.write_str(match self {
             Self::Init => "init",
             Self::Gap => "gap",
+            Self::Rollback => "rollback",
         })
     }
 }

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::layout;
-use crate::log::{self, LogReader};
-use crate::restore::batches::Committed;
+use crate::error::{Error, Result};
+use crate::layout::{self, SnapshotName};
+use crate::log::{self, After, LoadedSegment, LogReader, Mark, SegmentEntry};
+use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::start_of;
-use crate::seal::KeyRing;
+use crate::seal::{Chain, KeyRing};
 use crate::snapshot;
 use crate::store::Store;
 use crate::version::DataVersion;
@@ -19,6 +19,8 @@ pub struct GenerationReport {
     pub generation: u32,
     /// The snapshot that it begins with.
     pub snapshot: Option<String>,
+    /// Snapshots, that one included.
+    pub snapshots: usize,
     /// Segments of its log.
     pub segments: usize,
     /// Batches that the node committed.
@@ -62,38 +64,147 @@ pub fn run(
     for generation in log::generations(store)? {
         let segments = log::segments(store, generation)?;
         let start = start_of(store, keys, &segments)?;
-        let (mut batches, mut data_version, mut time) = (0, None, 0);
-        let mut bytes = 0;
-        if let Some(base) = start.as_ref().and_then(|start| start.base.as_ref()) {
-            let mut proof = snapshot::Proof::default();
-            let (meta, _) = snapshot::read(store, keys, &base.name, Some(base.chain), &mut proof)?;
-            bytes += proof.bytes;
-            (data_version, time) = (meta.data_version, meta.time);
+        let mut snapshots = Snapshots::read(store, keys, generation, progress)?;
+        let base = start.as_ref().and_then(|start| start.base.as_ref());
+        if let Some(base) = base {
+            snapshots.expect(&base.name, base.chain)?;
         }
-        let mut committed = Committed::new(|batch| {
+        let after = match &start {
+            Some(_) => None,
+            None => match snapshots.after(segments.first()) {
+                Some(after) => Some(after),
+                // A writer that died before its first record was durable began nothing.
+                None if !holds_records(store, keys, &segments)? => continue,
+                None => return Err(snapshot::nothing_to_go_on_from(store, generation)),
+            },
+        };
+        let (mut batches, mut data_version, mut time) = (0, snapshots.data_version, snapshots.time);
+        let decided = after.map_or(0, |after| after.seq);
+        let mut committed = Committed::going_on(decided, |batch: CommittedBatch| {
             batches += 1;
             time = batch.time;
             if batch.transaction {
                 data_version = Some(batch.data_version);
             }
-            Ok(())
+            snapshots.pass(batch.at)
         });
-        let position = LogReader::new(store, keys).read(&segments, &mut committed)?;
+        let position = LogReader::new(store, keys).read_from(after, &segments, &mut committed)?;
         committed.finish()?;
-        let voided = committed.voided;
-        bytes += committed.bytes;
+        let (voided, bytes) = (committed.voided, committed.bytes);
         progress(bytes);
+        snapshots.expect_all_passed(segments.first())?;
         reports.push(GenerationReport {
             generation,
             snapshot: start.and_then(|start| start.base).map(|base| base.name),
+            snapshots: snapshots.made.len(),
             segments: segments.len(),
             batches,
             voided,
             seq: position.map_or(0, |position| position.seq),
             data_version,
             time,
-            bytes,
+            bytes: bytes + snapshots.bytes,
         });
     }
     Ok(reports)
+}
+
+/// True where some segment holds a record.
+fn holds_records(store: &dyn Store, keys: &KeyRing, segments: &[SegmentEntry]) -> Result<bool> {
+    let mut plain = Vec::new();
+    for entry in segments {
+        if let Some(segment) = LoadedSegment::load(store, keys, entry.name)?
+            && segment.records(keys)?.next(&mut plain)?.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The snapshots of a generation, each read to its end.
+struct Snapshots {
+    made: Vec<Made>,
+    bytes: u64,
+    /// Of the oldest.
+    data_version: Option<DataVersion>,
+    time: u64,
+}
+
+struct Made {
+    name: SnapshotName,
+    /// Where in the log.
+    at: Mark,
+    /// After its last frame.
+    chain: Chain,
+    passed: bool,
+}
+
+impl Snapshots {
+    fn read(
+        store: &dyn Store,
+        keys: &KeyRing,
+        generation: u32,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self> {
+        let mut all = Self { made: Vec::new(), bytes: 0, data_version: None, time: 0 };
+        for (name, size) in snapshot::published(store, generation)? {
+            let at = snapshot::summary(store, keys, name, size)?.position;
+            let mut proof = snapshot::Proof::default();
+            let (meta, chain) = snapshot::read(store, keys, &name.to_string(), None, &mut proof)?;
+            progress(size);
+            if let Some(parent) = &meta.parent {
+                all.expect(&parent.name, parent.chain)?;
+            }
+            if all.made.is_empty() {
+                (all.data_version, all.time) = (meta.data_version, meta.time);
+            }
+            all.bytes += proof.bytes;
+            all.made.push(Made { name, at, chain, passed: false });
+        }
+        Ok(all)
+    }
+
+    /// Checks that the snapshot that something names is there, and the one that was meant.
+    fn expect(&self, name: &str, chain: Chain) -> Result<()> {
+        let what = match self.made.iter().find(|made| made.name.to_string() == name) {
+            Some(made) if made.chain == chain => return Ok(()),
+            Some(_) => "is not the snapshot that was meant",
+            None => "is missing, and what comes after it is of no use without it",
+        };
+        Err(Error::damaged(format!("'{name}'"), what))
+    }
+
+    /// The oldest that a log, whose beginning was removed, goes on from.
+    fn after(&self, first: Option<&SegmentEntry>) -> Option<After> {
+        let first = first?.name.first_seq;
+        let mut compacted = self.made.iter().filter(|made| made.name.is_compacted());
+        let oldest = compacted.find(|made| made.at.seq + 1 >= first)?;
+        Some(After::new(oldest.at.seq, &oldest.at.chain.0))
+    }
+
+    /// Checks those that were made at a batch.
+    fn pass(&mut self, at: Mark) -> Result<()> {
+        let made = self.made.iter_mut().filter(|made| made.at.seq == at.seq);
+        for made in made.filter(|made| made.name.is_compacted()) {
+            if made.at != at {
+                return Err(not_of_this_log(made));
+            }
+            made.passed = true;
+        }
+        Ok(())
+    }
+
+    fn expect_all_passed(&self, first: Option<&SegmentEntry>) -> Result<()> {
+        let first = first.map_or(0, |first| first.name.first_seq);
+        let mut made = self.made.iter().filter(|made| made.name.is_compacted());
+        match made.find(|made| !made.passed && made.at.seq >= first) {
+            Some(made) => Err(not_of_this_log(made)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn not_of_this_log(made: &Made) -> Error {
+    Error::damaged(format!("'{}'", made.name), "was not made of the log that is here")
 }

@@ -236,6 +236,21 @@ impl Writer {
         Self::go_on(store, keys, claimant, epoch, &LogEnd { position: at, head, ..end }, now)
     }
 
+    /// As [`take_over`](Self::take_over), for a database that is older than the log, or another: the log
+    /// goes on with the generation that the caller begins next.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub fn roll_back(store: Arc<dyn Store>, keys: KeyRing, claimant: Claimant) -> Result<Self> {
+        let epoch = fence::claim(&*store, &keys, &claimant)?;
+        let end = LogEnd::read(&*store, &keys)?;
+        store.sync(&end.segment.to_string())?;
+        let mut writer = Self::new(store, keys, claimant, epoch);
+        writer.generation = end.position.generation;
+        writer.end = (end.position.seq, end.position.chain);
+        Ok(writer)
+    }
+
     fn go_on(
         store: Arc<dyn Store>,
         keys: KeyRing,

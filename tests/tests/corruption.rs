@@ -164,8 +164,9 @@ fn content(store: &dyn Store, keys: &KeyRing) -> Result<Content, Error> {
     Marker::read(store)?.require(keys.store())?;
     let plan = Plan::newest(store, keys)?;
     let mut pages = Pages::default();
-    if let Some(base) = &plan.start.base {
-        snapshot::read(store, keys, base, &mut pages)?;
+    for link in &plan.lineage.links {
+        let name = link.summary.name.to_string();
+        snapshot::read(store, keys, &name, link.chain, &mut pages)?;
     }
     let mut batches = Vec::new();
     let mut committed = Committed::new(|batch| {

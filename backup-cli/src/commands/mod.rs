@@ -1,11 +1,13 @@
 //! One file a verb.
 
+pub mod compact;
 mod creation;
 pub mod demo;
 pub mod import;
 pub mod init;
 pub mod key;
 pub mod list;
+pub mod prune;
 pub mod restore;
 pub mod status;
 pub mod verify;

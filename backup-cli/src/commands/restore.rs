@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lockstep_node::{LightningDir, write_hsm_secret};
+use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::restore::{self, Plan, Progress, Restored};
+use lockstep_proto::record::StartReason;
+use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
-use lockstep_proto::writer::{RestoredState, Writer};
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::{LogEnd, RestoredState, Writer};
 use serde::Serialize;
 
 use super::{now, refuse_running};
@@ -26,10 +29,16 @@ use crate::unlock::{self, Opened};
 #[derive(Serialize)]
 struct PlanReport {
     generation: u32,
-    began_by: String,
-    snapshot: Option<String>,
+    /// What is read first, in this order.
+    snapshots: Vec<String>,
+    snapshot_bytes: u64,
     segments: usize,
     log_bytes: u64,
+    /// Where the newest snapshot was made.
+    snapshot_seq: Option<u64>,
+    /// The newest record, where that is where it goes.
+    seq: Option<u64>,
+    data_version: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -45,6 +54,8 @@ struct Report {
     voided: u64,
     foreign_key_violations: u64,
     epoch: Option<u32>,
+    /// Older than the newest state.
+    stale: bool,
     seconds: f64,
 }
 
@@ -63,10 +74,10 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let dest = find_dest(&args.dest)?;
     refuse_existing(&dest)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
-    let plan = Plan::newest(&*store, &keys)?;
+    let target = target(args);
+    let plan = Plan::to(&*store, &keys, target)?;
     if args.dry_run {
-        show_plan(&plan, output);
-        return Ok(());
+        return show_plan(&*store, &keys, &plan, output);
     }
     if let Some(node) = &dest.node {
         DirBuilder::new()
@@ -82,7 +93,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         false => {
             let epoch = fence::claim(&*store, &keys, &claimant)?;
             // Whatever the writer before acknowledged until now is in this one.
-            (Plan::newest(&*store, &keys)?, Some(epoch))
+            (Plan::to(&*store, &keys, target)?, Some(epoch))
         }
     };
     let restored = write_database(&*store, &keys, &plan, &dest, output)
@@ -92,12 +103,16 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         let (store, keys) = (store.clone(), keys.clone());
         make_startable(node, &url, &keys, &opened, directory)?;
         let claimant = claimant.renewed(now())?;
-        let state = RestoredState {
-            position: restored.position,
-            data_version: restored.data_version,
-            claimed,
-        };
-        Writer::take_over(store, keys, claimant, &state, now())?.close(now());
+        if target == Target::Newest {
+            let state = RestoredState {
+                position: restored.position,
+                data_version: restored.data_version,
+                claimed,
+            };
+            Writer::take_over(store, keys, claimant, &state, now())?.close(now());
+        } else {
+            roll_back(Writer::roll_back(store, keys, claimant)?, &dest)?;
+        }
     }
     publish(&dest.database)?;
     let report = Report {
@@ -112,6 +127,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         voided: restored.voided,
         foreign_key_violations: restored.foreign_key_violations,
         epoch,
+        stale: target != Target::Newest,
         seconds: began.elapsed().as_secs_f64(),
     };
     output.result(&report, || text(&report, &restored, &dest));
@@ -132,6 +148,10 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
     if report.voided > 0 {
         text +=
             &format!("  {} batches that the node never committed were left out\n", report.voided);
+    }
+    if report.stale {
+        text += "  warning: not the newest state. A node that runs from it may be punished by its peers, who \
+                 have newer ones: all funds in its channels can be lost\n";
     }
     if report.foreign_key_violations > 0 {
         text += &format!(
@@ -158,24 +178,67 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
     text
 }
 
-fn show_plan(plan: &Plan, output: &Output) {
+fn show_plan(store: &dyn Store, keys: &KeyRing, plan: &Plan, output: &Output) -> Result<()> {
+    let end = LogEnd::read(store, keys)?;
+    let newest = plan.target == Target::Newest;
+    let links = &plan.lineage.links;
     let report = PlanReport {
         generation: plan.generation,
-        began_by: plan.start.reason.to_string(),
-        snapshot: plan.start.base.as_ref().map(|base| base.name.clone()),
+        snapshots: links.iter().map(|link| link.summary.name.to_string()).collect(),
+        snapshot_bytes: plan.lineage.size(),
         segments: plan.segments.len(),
         log_bytes: plan.log_bytes(),
+        snapshot_seq: plan.lineage.position().map(|at| at.seq),
+        seq: newest.then_some(end.position.seq),
+        data_version: end.head.data_version.filter(|_| newest).map(|version| version.0),
     };
-    output.result(&report, || {
-        format!(
-            "would restore generation {} (begun by {}):\n  {}\n  {} segments, {}\nnothing was changed",
-            report.generation,
-            report.began_by,
-            report.snapshot.as_deref().map_or("from an empty database".into(), |name| format!("from {name}")),
-            report.segments,
-            bytes(report.log_bytes),
-        )
-    });
+    output.result(&report, || plan_text(&report, plan.target));
+    Ok(())
+}
+
+fn plan_text(report: &PlanReport, target: Target) -> String {
+    let mut text = format!("would restore generation {}:\n", report.generation);
+    match report.snapshot_seq {
+        Some(seq) => {
+            text += &format!(
+                "  {} snapshots, {}, up to seq {seq}\n",
+                report.snapshots.len(),
+                bytes(report.snapshot_bytes)
+            );
+        }
+        None => text += "  from an empty database\n",
+    }
+    text += &format!("  {} segments of the log, {}, ", report.segments, bytes(report.log_bytes));
+    text += &match report.seq {
+        Some(seq) => format!("up to seq {seq}"),
+        None => format!("up to {target}"),
+    };
+    if let Some(version) = report.data_version {
+        text += &format!(": data_version {version}");
+    }
+    text + "\nnothing was changed"
+}
+
+/// The state that the arguments name.
+fn target(args: &RestoreArgs) -> Target {
+    if let Some(seq) = args.to_seq {
+        Target::Seq(seq)
+    } else if let Some(version) = args.to_version {
+        Target::Version(DataVersion(version))
+    } else if let Some(time) = args.to_time {
+        Target::Time(u64::try_from(time.as_millisecond()).unwrap_or(0))
+    } else {
+        Target::Newest
+    }
+}
+
+/// The log goes on from the older state: in a new history, and what came after it stays in the old one.
+fn roll_back(mut writer: Writer, dest: &Dest) -> Result<()> {
+    let copy = dest.database.with_extension("rollback.tmp");
+    let capture = Capture::take(&temporary(&dest.database), copy, &mut |_| {})?;
+    capture.begin(&mut writer, StartReason::Rollback, now(), &mut |_, _| {})?;
+    writer.close(now());
+    Ok(())
 }
 
 /// DEST is a directory where it is one, or where its name has no extension of a database.

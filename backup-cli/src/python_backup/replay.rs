@@ -10,9 +10,11 @@ use std::time::UNIX_EPOCH;
 use lockstep_proto::batch::is_settings;
 use lockstep_proto::capture::version_of;
 use lockstep_proto::error::Error;
+use lockstep_proto::log::Mark;
 use lockstep_proto::record::TimeMs;
 use lockstep_proto::restore::batches::{CommittedBatch, OwnedStatement};
 use lockstep_proto::restore::replay::{self, Replay, sqlite_error};
+use lockstep_proto::seal::Chain;
 use lockstep_proto::version::DataVersion;
 use rusqlite::Connection;
 use serde::Serialize;
@@ -350,7 +352,9 @@ impl<'s> Records<'s> {
             ));
         };
         Ok(CommittedBatch {
-            seq: at,
+            // There is no chain in that file: its place is what messages name.
+            at: Mark { seq: at, chain: Chain::default() },
+            epoch: 0,
             data_version,
             transaction: !is_settings(&statements),
             time: self.time,

@@ -15,11 +15,11 @@ use rusqlite::Connection;
 
 use self::batches::{Committed, CommittedBatch};
 pub use self::pages::PageFile;
-pub use self::plan::Plan;
 pub(crate) use self::plan::start_of;
+pub use self::plan::{Plan, Target};
 use self::replay::{Replay, sqlite_error};
 use crate::error::{Error, Result};
-use crate::log::{LogReader, Position};
+use crate::log::{LogReader, Mark, Position};
 use crate::record::TimeMs;
 use crate::seal::KeyRing;
 use crate::store::Store;
@@ -85,7 +85,9 @@ pub fn run(
     let (db, guard) = replay::open(path)?;
     let mut replay = Replay::new(&db, &guard);
     replay.data_version = base.and_then(|meta| meta.data_version);
-    let (position, voided, time) = replay_log(store, keys, plan, &mut replay, progress)?;
+    let Read { position, voided, time, stopped } =
+        replay_log(store, keys, plan, &mut replay, progress)?;
+    plan.target.expect_reached(stopped, position.seq, replay.data_version)?;
     let (batches, statements, data_version) =
         (replay.batches, replay.statements, replay.data_version);
     drop(replay);
@@ -106,6 +108,15 @@ pub fn run(
     })
 }
 
+/// What was read of the log.
+struct Read {
+    position: Position,
+    voided: u64,
+    time: Option<TimeMs>,
+    /// Before a batch that lies behind what was wanted.
+    stopped: bool,
+}
+
 /// One thread reads, proves, opens and decodes; the other executes.
 fn replay_log(
     store: &dyn Store,
@@ -113,7 +124,7 @@ fn replay_log(
     plan: &Plan,
     replay: &mut Replay<'_>,
     progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(Position, u64, Option<TimeMs>)> {
+) -> Result<Read> {
     let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
     let after = plan.lineage.after();
     let held = after.map_or(0, |after| after.seq);
@@ -121,10 +132,17 @@ fn replay_log(
         let reader = scope.spawn(move || {
             let mut parcel = Vec::new();
             let mut parcel_bytes = 0;
+            let mut reached = None;
+            let mut last = plan.lineage.position();
             let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
                 if batch.at.seq <= held {
                     return Ok(());
                 }
+                if reached.is_some() || plan.target.excludes(&batch) {
+                    reached = reached.or(Some(last));
+                    return Err(stopped());
+                }
+                last = Some(batch.at);
                 parcel_bytes += batch.statements.iter().map(|s| s.byte_len()).sum::<usize>();
                 parcel.push(batch);
                 if parcel_bytes >= PARCEL_BYTES {
@@ -135,11 +153,18 @@ fn replay_log(
                 Ok(())
             });
             let reader = LogReader::new(store, keys);
-            let position = reader.read_from(after, &plan.segments, &mut committed)?;
-            committed.finish()?;
+            let read = reader.read_from(after, &plan.segments, &mut committed).and_then(|read| {
+                committed.finish()?;
+                Ok(read)
+            });
             let voided = committed.voided;
+            let generation = plan.generation;
+            let position = match reached {
+                Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
+                None => read?,
+            };
             sender.send(parcel).map_err(|_| stopped())?;
-            Ok((position, voided))
+            Ok((position, voided, reached.is_some()))
         });
         let mut time = None;
         let mut applied = Ok(());
@@ -155,11 +180,11 @@ fn replay_log(
         }
         let read = reader.join().unwrap_or_else(|_| Err(stopped()));
         applied?;
-        let (position, voided) = read?;
+        let (position, voided, stopped) = read?;
         replay.finish()?;
         let nothing =
             || Error::Nothing { store: store.label().into(), what: "the log has no record".into() };
-        Ok((position.ok_or_else(nothing)?, voided, time))
+        Ok(Read { position: position.ok_or_else(nothing)?, voided, time, stopped })
     })
 }
 

@@ -1,17 +1,91 @@
 //! What a restore will read.
 
+use super::batches::CommittedBatch;
 use crate::error::{Error, Result};
+use crate::layout::SnapshotName;
 use crate::log::{self, LoadedSegment, SegmentEntry};
-use crate::record::{Record, Start};
+use crate::record::{Record, Start, TimeMs};
 use crate::seal::KeyRing;
-use crate::snapshot::{self, Lineage};
+use crate::snapshot::{self, Lineage, Summary};
 use crate::store::Store;
+use crate::version::DataVersion;
 use crate::writer::LogEnd;
+
+/// Which state is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The newest.
+    Newest,
+    /// After the batch of this seq.
+    Seq(u64),
+    /// At this version of lightningd's: the newest history that came by it.
+    Version(DataVersion),
+    /// At this time: after the newest batch that was appended before or then.
+    Time(TimeMs),
+}
+
+impl Target {
+    /// True where `batch` comes after the state that is wanted.
+    pub(super) fn excludes(&self, batch: &CommittedBatch) -> bool {
+        match *self {
+            Self::Newest => false,
+            Self::Seq(seq) => batch.at.seq > seq,
+            Self::Version(version) => batch.data_version.ahead_of(version) > 0,
+            Self::Time(time) => batch.time > time,
+        }
+    }
+
+    /// Refuses a state that the log never came by.
+    /// `stopped` is true where a batch behind it was found.
+    pub(super) fn expect_reached(
+        &self,
+        stopped: bool,
+        seq: u64,
+        version: Option<DataVersion>,
+    ) -> Result<()> {
+        let reached = match *self {
+            Self::Newest | Self::Time(_) => true,
+            Self::Seq(wanted) => stopped || wanted <= seq,
+            Self::Version(wanted) => version == Some(wanted),
+        };
+        if reached {
+            return Ok(());
+        }
+        let version = version.unwrap_or_default();
+        Err(Error::Refused {
+            what: format!(
+                "the backup never came by {self}; it is at seq {seq}, data_version {version}"
+            ),
+            hint: "'backup-cli status' shows the newest.".into(),
+        })
+    }
+
+    /// True where what is described is not behind the state that is wanted.
+    fn admits(&self, seq: u64, time: TimeMs, data_version: Option<DataVersion>) -> bool {
+        match *self {
+            Self::Newest => true,
+            Self::Seq(wanted) => seq <= wanted,
+            Self::Version(wanted) => data_version.unwrap_or_default().ahead_of(wanted) <= 0,
+            Self::Time(wanted) => time <= wanted,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Newest => f.write_str("the newest state"),
+            Self::Seq(seq) => write!(f, "seq {seq}"),
+            Self::Version(version) => write!(f, "data_version {version}"),
+            Self::Time(time) => write!(f, "{time} ms since 1970"),
+        }
+    }
+}
 
 /// What a restore will read.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The newest history that holds a record.
+    /// The history.
     pub generation: u32,
     /// How it began; `None` where what compaction replaced has been removed.
     pub start: Option<Start>,
@@ -19,29 +93,103 @@ pub struct Plan {
     pub lineage: Lineage,
     /// The segments of the log that go on from there.
     pub segments: Vec<SegmentEntry>,
+    /// Where to stop.
+    pub target: Target,
 }
 
 impl Plan {
     /// Looks up what is needed for the newest position.
     ///
     /// # Errors
-    /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where what the log goes on from is not
-    /// there, for then what came after it cannot be restored.
+    /// As [`to`](Self::to).
     pub fn newest(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
-        let generation = LogEnd::read(store, keys)?.position.generation;
-        let mut segments = log::segments(store, generation)?;
+        Self::to(store, keys, Target::Newest)
+    }
+
+    /// Looks up what is needed for `target`: in the newest history that came by it.
+    ///
+    /// # Errors
+    /// [`Error::Nothing`] where there is no log; [`Error::Refused`] where the target lies before all that is
+    /// kept; [`Error::Damaged`] where what the log goes on from is not there, for then what came after it
+    /// cannot be restored.
+    pub fn to(store: &dyn Store, keys: &KeyRing, target: Target) -> Result<Self> {
+        let newest = LogEnd::read(store, keys)?.position.generation;
+        if target == Target::Newest {
+            let segments = log::segments(store, newest)?;
+            return Self::within(store, keys, newest, segments, target);
+        }
+        // Newest history first: that is the order of the epochs that wrote, not of the numbers.
+        let mut generations: Vec<u32> = Vec::new();
+        for entry in log::all_segments(store)?.iter().rev() {
+            if !generations.contains(&entry.name.generation) {
+                generations.push(entry.name.generation);
+            }
+        }
+        let from = generations.iter().position(|&generation| generation == newest).unwrap_or(0);
+        for generation in generations.split_off(from) {
+            let segments = log::segments(store, generation)?;
+            if holds(store, keys, generation, &segments, target)? {
+                return Self::within(store, keys, generation, segments, target);
+            }
+        }
+        Err(Error::Refused {
+            what: format!("{target} lies before everything that '{}' keeps", store.label()),
+            hint: "'backup-cli list' shows what there is.".into(),
+        })
+    }
+
+    fn within(
+        store: &dyn Store,
+        keys: &KeyRing,
+        generation: u32,
+        mut segments: Vec<SegmentEntry>,
+        target: Target,
+    ) -> Result<Self> {
         let start = start_of(store, keys, &segments)?;
-        let lineage = snapshot::newest(store, keys, generation, start.as_ref(), &mut |_| true)?;
+        let mut suits = |found: &Summary| {
+            target.admits(found.position.seq, found.meta.time, found.meta.data_version)
+        };
+        let lineage = snapshot::newest(store, keys, generation, start.as_ref(), &mut suits)?;
         if let Some(after) = lineage.after() {
             segments.drain(..after.first_segment(&segments));
         }
-        Ok(Self { generation, start, lineage, segments })
+        Ok(Self { generation, start, lineage, segments, target })
     }
 
     /// Bytes of the segments, preallocated ones included.
     pub fn log_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size).sum()
     }
+}
+
+/// True where the oldest state of a generation that is kept is not behind `target`.
+fn holds(
+    store: &dyn Store,
+    keys: &KeyRing,
+    generation: u32,
+    segments: &[SegmentEntry],
+    target: Target,
+) -> Result<bool> {
+    if let Some(start) = start_of(store, keys, segments)? {
+        let base = start.base.as_ref().and_then(|base| SnapshotName::parse_object(&base.name));
+        return match base {
+            Some(base) => {
+                let base = snapshot::summary(store, keys, base, 0)?;
+                Ok(target.admits(base.position.seq, base.meta.time, base.meta.data_version))
+            }
+            // It began with an empty database.
+            None => Ok(true),
+        };
+    }
+    for (name, size) in snapshot::published(store, generation)? {
+        if name.is_compacted() {
+            let found = snapshot::summary(store, keys, name, size)?;
+            if target.admits(found.position.seq, found.meta.time, found.meta.data_version) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// How a generation began; `None` where its first segment is not there: compaction replaced it, or no record

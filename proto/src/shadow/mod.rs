@@ -78,6 +78,8 @@ pub struct Published {
     pub pages: u64,
     /// Pages of the database.
     pub page_count: u64,
+    /// Bytes of the snapshot as it is stored.
+    pub stored_bytes: u64,
     /// Snapshots that a restore reads, this one included.
     pub links: usize,
 }
@@ -187,7 +189,14 @@ impl<'s> Shadow<'s> {
         let page_count = self.db.pragma_query_value(None, "page_count", page_count);
         let page_count = page_count.map_err(failed)?;
         checkpoint(&self.db, &self.path, &mut self.state)?;
-        let (keep, numbers) = self.merge(page_count);
+        let (mut keep, mut numbers) = self.merge(page_count);
+        for parent in &self.state.head.lineage[..keep] {
+            // Somebody may have removed what another compactor's snapshots made superfluous.
+            if !self.store.exists(&parent.name)? {
+                (keep, numbers) = (0, (1..=page_count).collect());
+                break;
+            }
+        }
         let parent = keep.checked_sub(1).map(|newest| self.state.head.lineage[newest].clone());
         let index = u32::from_le_bytes(crate::seal::random_token()?);
         let name = SnapshotName {
@@ -206,12 +215,13 @@ impl<'s> Shadow<'s> {
             },
             header: Some(self.state.head.fields()),
         };
-        let base = snapshot::write(self.store, self.keys, name, position, &content, progress)?;
+        let (base, stored_bytes) =
+            snapshot::write(self.store, self.keys, name, position, &content, progress)?;
         let pages = numbers.len();
         self.state.push(keep, base.clone(), numbers, position.seq);
         self.state.write(&state_of(&self.path))?;
         let (links, page_count) = (keep + 1, page_count.into());
-        Ok(Some(Published { base, position, data_version, pages, page_count, links }))
+        Ok(Some(Published { base, position, data_version, pages, page_count, stored_bytes, links }))
     }
 
     /// How many snapshots of the lineage stay under the next one, and its pages: it takes in those before it
@@ -267,6 +277,15 @@ pub fn remove(folder: &Path) -> Result<()> {
     }
     let _lock = lock(folder)?;
     std::fs::remove_dir_all(folder).map_err(Error::file("remove", folder))
+}
+
+/// True where `folder` holds nothing but a shadow.
+pub fn is_free(folder: &Path) -> bool {
+    let own = |name: &std::ffi::OsStr| {
+        name.to_str().is_some_and(|name| name == LOCK || name.starts_with("shadow."))
+    };
+    std::fs::read_dir(folder)
+        .map_or(true, |entries| entries.flatten().all(|entry| own(&entry.file_name())))
 }
 
 type Opened = (Connection, Guard, State, After);

@@ -38,10 +38,14 @@ pub struct Link {
 }
 
 impl Lineage {
+    /// Where the newest of them was made.
+    pub fn position(&self) -> Option<Mark> {
+        self.links.last().map(|link| link.summary.position)
+    }
+
     /// Where the log goes on from.
     pub fn after(&self) -> Option<After> {
-        let newest = self.links.last()?;
-        Some(After::new(newest.summary.position.seq, &newest.summary.position.chain.0))
+        self.position().map(|at| After::new(at.seq, &at.chain.0))
     }
 
     /// Bytes stored.
@@ -50,8 +54,8 @@ impl Lineage {
     }
 }
 
-/// The snapshots that compaction published in a generation, and where they are `None`, the one that it
-/// began with, oldest first.
+/// The snapshots of a generation that are there, oldest first, with their bytes: the one that it began
+/// with, what a writer left that failed to begin it, and those that compaction published.
 ///
 /// # Errors
 /// Where the store cannot be listed.
@@ -84,7 +88,7 @@ pub fn newest(
     let base = start.and_then(|start| start.base.as_ref());
     let mut wrong = None;
     for (name, size) in published(store, generation)?.into_iter().rev() {
-        let compacted = name.index >= SnapshotName::FIRST_COMPACTED;
+        let compacted = name.is_compacted();
         let chain = base.filter(|base| base.name == name.to_string()).map(|base| base.chain);
         // What a writer left that failed to begin the generation with it is nothing.
         if !compacted && chain.is_none() {
@@ -111,11 +115,16 @@ pub fn newest(
             format!("'{}'", base.name),
             "is missing, and the log begins with it",
         )),
-        (None, None) => Err(Error::damaged(
-            format!("generation {generation} of '{}'", store.label()),
-            "its first segment is missing, and there is no snapshot to go on from",
-        )),
+        (None, None) => Err(nothing_to_go_on_from(store, generation)),
     }
+}
+
+/// What is said where a log's beginning is not there, and no snapshot in its place.
+pub(crate) fn nothing_to_go_on_from(store: &dyn Store, generation: u32) -> Error {
+    Error::damaged(
+        format!("generation {generation} of '{}'", store.label()),
+        "its first segment is missing, and there is no snapshot to go on from",
+    )
 }
 
 fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage> {

@@ -9,7 +9,8 @@ mod write;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::lineage::{Lineage, Summary, newest, published};
+pub(crate) use self::lineage::nothing_to_go_on_from;
+pub use self::lineage::{Lineage, Link, Summary, newest, published};
 pub use self::read::{PageVisitor, Proof, read, summary};
 pub use self::write::{Content, HeaderFields, Pages, write};
 use crate::record::{Base, TimeMs};

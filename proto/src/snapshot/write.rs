@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::layout::SnapshotName;
 use crate::log::Mark;
 use crate::record::{Base, TimeMs};
-use crate::seal::{Header, KeyRing, ObjectKind, Sealer};
+use crate::seal::{HEADER_LEN, Header, KeyRing, ObjectKind, Sealer};
 use crate::segment::SegmentError;
 use crate::store::Store;
 use crate::version::DataVersion;
@@ -78,7 +78,8 @@ impl HeaderFields {
     }
 }
 
-/// Writes the snapshot `name` of the log at `position`. Durable on return, and proved by reading it back.
+/// Writes the snapshot `name` of the log at `position`. Durable on return, and proved by reading it back. Returns
+/// its bytes, too.
 ///
 /// # Errors
 /// Where the file is no SQLite database, or cannot be read, or the store fails.
@@ -89,7 +90,7 @@ pub fn write(
     position: Mark,
     content: &Content<'_>,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Base> {
+) -> Result<(Base, u64)> {
     let path = content.path;
     let file = File::open(path).map_err(Error::file("open", path))?;
     let (page_size, page_count) = geometry(&file, path)?;
@@ -126,18 +127,21 @@ pub fn write(
     };
     let mut chunk = Chunk::new(&file, path, page_size as usize, content.header)?;
     let mut written = 0;
+    let mut stored = (HEADER_LEN + frame.len()) as u64;
     while chunk.read(&mut numbers)? {
         chunk.seal(&mut sealer, &mut frame)?;
         object.write(&frame)?;
+        stored += frame.len() as u64;
         written += chunk.numbers.len() as u64;
         progress(written * u64::from(page_size), total * u64::from(page_size));
     }
     seal_json(&mut sealer, END, &End { pages: written }, &mut frame)?;
     object.write(&frame)?;
+    stored += frame.len() as u64;
     object.commit()?;
     let base = Base { name, chain: sealer.chain() };
     read(store, keys, &base.name, Some(base.chain), &mut Proof::default())?;
-    Ok(base)
+    Ok((base, stored))
 }
 
 /// Page size and count from the header of a SQLite database file.

@@ -17,6 +17,9 @@ pub enum Fault {
     Half,
 }
 
+/// Of an object whose name itself is not durable: its bytes were, before it got the name.
+const NO_NAME: usize = usize::MAX;
+
 #[derive(Default)]
 pub struct Disk {
     pub objects: BTreeMap<String, Vec<u8>>,
@@ -33,7 +36,9 @@ impl Disk {
     /// What was never synced is gone.
     pub fn cut_power(&mut self) {
         for (name, len) in std::mem::take(&mut self.durable) {
-            if let Some(bytes) = self.objects.get_mut(&name) {
+            if len == NO_NAME {
+                self.objects.remove(&name);
+            } else if let Some(bytes) = self.objects.get_mut(&name) {
                 bytes.truncate(len);
             }
         }
@@ -107,7 +112,11 @@ impl NewObject for SimObject {
                 return Err(failed("create", &self.name));
             }
         }
-        self.store.write(&self.name, &self.bytes, true)
+        let written = self.store.write(&self.name, &self.bytes, true);
+        if let Some(len) = self.store.0.lock().unwrap().durable.get_mut(&self.name) {
+            *len = NO_NAME;
+        }
+        written
     }
 }
 

@@ -1,0 +1,90 @@
+//! Removing what a retention policy does not keep.
+
+use crate::error::Result;
+use crate::layout::SnapshotName;
+use crate::log::{self, SegmentEntry};
+use crate::record::TimeMs;
+use crate::restore::start_of;
+use crate::retention::{self, Histories, Judgement, Point, Policy};
+use crate::seal::KeyRing;
+use crate::snapshot;
+use crate::store::Store;
+use crate::writer::LogEnd;
+
+/// What goes and what stays, and why.
+#[derive(Debug, Clone)]
+pub struct PrunePlan {
+    /// Every snapshot with the reasons that keep it.
+    pub judgement: Judgement,
+    /// The segments that go, in this order.
+    pub segments: Vec<SegmentEntry>,
+}
+
+impl PrunePlan {
+    /// Looks at what there is.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or a snapshot's beginning is damaged: then nothing may go.
+    pub fn new(store: &dyn Store, keys: &KeyRing, policy: &Policy, now: TimeMs) -> Result<Self> {
+        let newest = LogEnd::read(store, keys)?.position.generation;
+        let all = log::all_segments(store)?;
+        let mut points = Vec::new();
+        for generation in log::generations(store)? {
+            let segments = log::segments(store, generation)?;
+            let start = start_of(store, keys, &segments)?;
+            let begins_with = |name: SnapshotName| match &start {
+                Some(start) => {
+                    start.base.as_ref().is_some_and(|base| base.name == name.to_string())
+                }
+                None => true,
+            };
+            for (name, bytes) in snapshot::published(store, generation)? {
+                if name.is_compacted() || begins_with(name) {
+                    let meta = snapshot::summary(store, keys, name, bytes)?.meta;
+                    let parent =
+                        meta.parent.and_then(|base| SnapshotName::parse_object(&base.name));
+                    points.push(Point { name, time: meta.time, parent, bytes });
+                }
+            }
+        }
+        let judgement = retention::judge(policy, &points, &Histories::new(&all, newest), now);
+        let names = retention::removable_segments(&judgement.log, &all);
+        let size = |name| all.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.size);
+        let segments =
+            names.into_iter().map(|name| SegmentEntry { name, size: size(name) }).collect();
+        Ok(Self { judgement, segments })
+    }
+
+    /// The snapshots that go, in this order.
+    pub fn snapshots(&self) -> Vec<SnapshotName> {
+        self.judgement.removable_points()
+    }
+
+    /// Bytes that go.
+    pub fn bytes(&self) -> u64 {
+        let verdicts = self.judgement.verdicts.iter().filter(|verdict| !verdict.is_kept());
+        let snapshots: u64 = verdicts.map(|verdict| verdict.point.bytes).sum();
+        snapshots + self.segments.iter().map(|entry| entry.size).sum::<u64>()
+    }
+
+    /// Removes it: snapshots first, then segments, each in an order that an interruption may cut anywhere.
+    /// `may_go_on` is asked before each; `progress` is told the objects removed.
+    ///
+    /// # Errors
+    /// What `may_go_on` returned; where the store cannot be written.
+    pub fn run(
+        &self,
+        store: &dyn Store,
+        may_go_on: &mut dyn FnMut() -> Result<()>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let snapshots = self.snapshots().into_iter().map(|name| name.to_string());
+        let segments = self.segments.iter().map(|entry| entry.name.to_string());
+        for (removed, name) in (1..).zip(snapshots.chain(segments)) {
+            may_go_on()?;
+            store.remove(&name)?;
+            progress(removed);
+        }
+        Ok(())
+    }
+}

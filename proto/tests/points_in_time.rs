@@ -1,0 +1,81 @@
+//! Every state that a node ever had is given back as it was, from whatever snapshots there are: by seq, by
+//! version, by time.
+
+mod machine;
+mod sim;
+
+use std::collections::BTreeMap;
+
+use lockstep_proto::error::Error;
+use lockstep_proto::restore::Target;
+use lockstep_proto::version::DataVersion;
+
+use machine::{Machine, Step, rows_of};
+
+/// A node with a history, and its rows at each version with the time then.
+fn history() -> (Machine, BTreeMap<u32, (u64, Vec<String>)>) {
+    let mut machine = Machine::new();
+    let mut states = BTreeMap::new();
+    let script = [
+        Step::Commit(1, 6),
+        Step::Lost,
+        Step::Commit(1, 2),
+        Step::Compact,
+        Step::Delete(2),
+        Step::Restart,
+        Step::Migrate,
+        Step::Commit(1, 9),
+        Step::Compact,
+        Step::LoseShadow,
+    ];
+    for round in 0..12 {
+        for (index, step) in script.into_iter().enumerate() {
+            machine.time += 1_000;
+            machine.step(step);
+            if index != round {
+                states.insert(machine.version, (machine.time, rows_of(&machine.node)));
+            }
+        }
+    }
+    (machine, states)
+}
+
+#[test]
+fn every_version_is_restored_as_it_was() {
+    let (machine, states) = history();
+    for (version, (time, rows)) in &states {
+        for target in [Target::Version(DataVersion(*version)), Target::Time(*time)] {
+            let (report, restored) = machine.restore(target).unwrap();
+            assert_eq!(report.data_version, Some(DataVersion(*version)), "{target}");
+            assert_eq!(&restored, rows, "{target}");
+            let seq = Target::Seq(report.position.seq);
+            let (again, restored) = machine.restore(seq).unwrap();
+            assert_eq!((again.position.seq, &restored), (report.position.seq, rows), "{seq}");
+        }
+    }
+}
+
+#[test]
+fn a_state_that_never_was_is_refused() {
+    let (machine, _) = history();
+    for target in [Target::Seq(1_000_000), Target::Version(DataVersion(machine.version + 1))] {
+        let error = machine.restore(target).unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+    }
+    // What comes later than the newest state is the newest state.
+    let (report, _) = machine.restore(Target::Time(u64::MAX)).unwrap();
+    assert_eq!(report.data_version, Some(DataVersion(machine.version)));
+}
+
+#[test]
+fn what_was_removed_is_refused_and_what_was_kept_is_not() {
+    let (mut machine, states) = history();
+    machine.step(Step::Compact);
+    machine.step(Step::Prune);
+    machine.check();
+    let (first, (time, _)) = states.first_key_value().unwrap();
+    for target in [Target::Version(DataVersion(*first)), Target::Time(*time), Target::Seq(3)] {
+        let error = machine.restore(target).unwrap_err().to_string();
+        assert!(error.contains("lies before everything"), "{error}");
+    }
+}
