@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::layout::SnapshotName;
 use crate::log::{self, SegmentEntry};
 use crate::record::TimeMs;
-use crate::restore::start_of;
+use crate::restore::beginning_of;
 use crate::retention::{self, Histories, Judgement, Point, Policy};
 use crate::seal::KeyRing;
 use crate::snapshot;
@@ -31,7 +31,7 @@ impl PrunePlan {
         let mut points = Vec::new();
         for generation in log::generations(store)? {
             let segments = log::segments(store, generation)?;
-            let start = start_of(store, keys, &segments)?;
+            let start = beginning_of(store, keys, &segments)?.map(|beginning| beginning.start);
             let begins_with = |name: SnapshotName| match &start {
                 Some(start) => {
                     start.base.as_ref().is_some_and(|base| base.name == name.to_string())

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::layout::{self, SnapshotName};
 use crate::log::{self, After, LoadedSegment, LogReader, Mark, SegmentEntry};
 use crate::restore::batches::{Committed, CommittedBatch};
-use crate::restore::start_of;
+use crate::restore::beginning_of;
 use crate::seal::{Chain, KeyRing};
 use crate::snapshot;
 use crate::store::Store;
@@ -63,15 +63,21 @@ pub fn run(
     let mut reports = Vec::new();
     for generation in log::generations(store)? {
         let segments = log::segments(store, generation)?;
-        let start = start_of(store, keys, &segments)?;
+        let start = beginning_of(store, keys, &segments)?.map(|beginning| beginning.start);
         let mut snapshots = Snapshots::read(store, keys, generation, progress)?;
         let base = start.as_ref().and_then(|start| start.base.as_ref());
-        if let Some(base) = base {
-            snapshots.expect(&base.name, base.chain)?;
-        }
-        let after = match &start {
-            Some(_) => None,
-            None => match snapshots.after(segments.first()) {
+        let whole = match base {
+            // It may have been removed, with what a later one stands for.
+            Some(base) if snapshots.has(&base.name) || !snapshots.compacted() => {
+                snapshots.expect(&base.name, base.chain)?;
+                true
+            }
+            Some(_) => false,
+            None => start.is_some(),
+        };
+        let after = match whole {
+            true => None,
+            false => match snapshots.after(segments.first()) {
                 Some(after) => Some(after),
                 // A writer that died before its first record was durable began nothing.
                 None if !holds_records(store, keys, &segments)? => continue,
@@ -163,6 +169,15 @@ impl Snapshots {
             all.made.push(Made { name, at, chain, passed: false });
         }
         Ok(all)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.made.iter().any(|made| made.name.to_string() == name)
+    }
+
+    /// True where compaction made one.
+    fn compacted(&self) -> bool {
+        self.made.iter().any(|made| made.name.is_compacted())
     }
 
     /// Checks that the snapshot that something names is there, and the one that was meant.

@@ -23,6 +23,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
         4 => Just(Step::Compact),
         2 => Just(Step::Prune),
+        1 => Just(Step::Gap),
         1 => Just(Step::LoseShadow),
         1 => Just(Step::CatchUpAndDie),
     ]

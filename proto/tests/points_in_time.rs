@@ -27,6 +27,8 @@ fn history() -> (Machine, BTreeMap<u32, (u64, Vec<String>)>) {
         Step::Commit(1, 9),
         Step::Compact,
         Step::LoseShadow,
+        Step::Commit(2, 3),
+        Step::Gap,
     ];
     for round in 0..12 {
         for (index, step) in script.into_iter().enumerate() {
@@ -47,10 +49,15 @@ fn every_version_is_restored_as_it_was() {
         for target in [Target::Version(DataVersion(*version)), Target::Time(*time)] {
             let (report, restored) = machine.restore(target).unwrap();
             assert_eq!(report.data_version, Some(DataVersion(*version)), "{target}");
-            assert_eq!(&restored, rows, "{target}");
+            assert!(restored == *rows, "{target}");
+            if report.batches == 0 {
+                // The base of a generation has no seq of its own.
+                continue;
+            }
             let seq = Target::Seq(report.position.seq);
             let (again, restored) = machine.restore(seq).unwrap();
-            assert_eq!((again.position.seq, &restored), (report.position.seq, rows), "{seq}");
+            assert_eq!(again.position.seq, report.position.seq);
+            assert!(restored == *rows, "{seq}");
         }
     }
 }

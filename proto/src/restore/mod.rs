@@ -15,11 +15,11 @@ use rusqlite::Connection;
 
 use self::batches::{Committed, CommittedBatch};
 pub use self::pages::PageFile;
-pub(crate) use self::plan::start_of;
-pub use self::plan::{Plan, Target};
+pub(crate) use self::plan::beginning_of;
+pub use self::plan::{Beginning, Plan, Target};
 use self::replay::{Replay, sqlite_error};
 use crate::error::{Error, Result};
-use crate::log::{LogReader, Mark, Position};
+use crate::log::{After, LogReader, Mark, Position};
 use crate::record::TimeMs;
 use crate::seal::KeyRing;
 use crate::store::Store;
@@ -126,14 +126,14 @@ fn replay_log(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Read> {
     let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
-    let after = plan.lineage.after();
+    let after = plan.after().map(|at| After::new(at.seq, &at.chain.0));
     let held = after.map_or(0, |after| after.seq);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {
             let mut parcel = Vec::new();
             let mut parcel_bytes = 0;
             let mut reached = None;
-            let mut last = plan.lineage.position();
+            let mut last = plan.after();
             let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
                 if batch.at.seq <= held {
                     return Ok(());

@@ -2,8 +2,7 @@
 
 use super::batches::CommittedBatch;
 use crate::error::{Error, Result};
-use crate::layout::SnapshotName;
-use crate::log::{self, LoadedSegment, SegmentEntry};
+use crate::log::{self, After, LoadedSegment, Mark, SegmentEntry};
 use crate::record::{Record, Start, TimeMs};
 use crate::seal::KeyRing;
 use crate::snapshot::{self, Lineage, Summary};
@@ -88,7 +87,7 @@ pub struct Plan {
     /// The history.
     pub generation: u32,
     /// How it began; `None` where what compaction replaced has been removed.
-    pub start: Option<Start>,
+    pub beginning: Option<Beginning>,
     /// The snapshots.
     pub lineage: Lineage,
     /// The segments of the log that go on from there.
@@ -142,18 +141,30 @@ impl Plan {
         store: &dyn Store,
         keys: &KeyRing,
         generation: u32,
-        mut segments: Vec<SegmentEntry>,
+        segments: Vec<SegmentEntry>,
         target: Target,
     ) -> Result<Self> {
-        let start = start_of(store, keys, &segments)?;
+        let beginning = beginning_of(store, keys, &segments)?;
+        let start = beginning.as_ref().map(|beginning| &beginning.start);
         let mut suits = |found: &Summary| {
             target.admits(found.position.seq, found.meta.time, found.meta.data_version)
         };
-        let lineage = snapshot::newest(store, keys, generation, start.as_ref(), &mut suits)?;
-        if let Some(after) = lineage.after() {
-            segments.drain(..after.first_segment(&segments));
+        let lineage = snapshot::newest(store, keys, generation, start, &mut suits)?;
+        let mut plan = Self { generation, beginning, lineage, segments, target };
+        if let Some(after) = plan.after() {
+            let first = After::new(after.seq, &after.chain.0).first_segment(&plan.segments);
+            plan.segments.drain(..first);
         }
-        Ok(Self { generation, start, lineage, segments, target })
+        Ok(plan)
+    }
+
+    /// The newest record that the snapshots stand for.
+    pub fn after(&self) -> Option<Mark> {
+        let newest = self.lineage.links.last().map(|link| &link.summary);
+        match newest.filter(|newest| newest.name.is_compacted()) {
+            Some(newest) => Some(newest.position),
+            None => self.beginning.as_ref().map(|beginning| beginning.after),
+        }
     }
 
     /// Bytes of the segments, preallocated ones included.
@@ -170,19 +181,21 @@ fn holds(
     segments: &[SegmentEntry],
     target: Target,
 ) -> Result<bool> {
-    if let Some(start) = start_of(store, keys, segments)? {
-        let base = start.base.as_ref().and_then(|base| SnapshotName::parse_object(&base.name));
-        return match base {
-            Some(base) => {
-                let base = snapshot::summary(store, keys, base, 0)?;
-                Ok(target.admits(base.position.seq, base.meta.time, base.meta.data_version))
-            }
-            // It began with an empty database.
-            None => Ok(true),
-        };
+    let beginning = beginning_of(store, keys, segments)?;
+    let base = beginning.as_ref().map(|beginning| beginning.start.base.as_ref());
+    if base == Some(None) {
+        // It began with an empty database.
+        return Ok(true);
+    }
+    let base = base.flatten().map(|base| base.name.as_str());
+    if let (Some(Beginning { after, .. }), Target::Seq(wanted)) = (&beginning, target)
+        && wanted <= after.seq
+    {
+        // Its base is newer than that record, which is in the history before.
+        return Ok(false);
     }
     for (name, size) in snapshot::published(store, generation)? {
-        if name.is_compacted() {
+        if name.is_compacted() || base == Some(&name.to_string()) {
             let found = snapshot::summary(store, keys, name, size)?;
             if target.admits(found.position.seq, found.meta.time, found.meta.data_version) {
                 return Ok(true);
@@ -192,17 +205,26 @@ fn holds(
     Ok(false)
 }
 
+/// How a generation began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// What its first segment is bound to: where the generation before ended.
+    pub after: Mark,
+    /// From what database.
+    pub start: Start,
+}
+
 /// How a generation began; `None` where its first segment is not there: compaction replaced it, or no record
 /// of it was ever durable.
 ///
 /// # Errors
 /// Where a segment cannot be read.
-pub(crate) fn start_of(
+pub(crate) fn beginning_of(
     store: &dyn Store,
     keys: &KeyRing,
     segments: &[SegmentEntry],
-) -> Result<Option<Start>> {
-    let mut found: Option<(u64, Start)> = None;
+) -> Result<Option<Beginning>> {
+    let mut found: Option<(u64, Beginning)> = None;
     for entry in segments {
         if found.as_ref().is_some_and(|(seq, _)| *seq != entry.name.first_seq) {
             break;
@@ -216,9 +238,12 @@ pub(crate) fn start_of(
         };
         // A second one of the same seq voids the first: its writer failed, and began again.
         match open.start {
-            Some(start) => found = Some((seq, start)),
+            Some(start) => {
+                let after = Mark { seq: seq.saturating_sub(1), chain: segment.header.prev };
+                found = Some((seq, Beginning { after, start }));
+            }
             None => break,
         }
     }
-    Ok(found.map(|(_, start)| start))
+    Ok(found.map(|(_, beginning)| beginning))
 }

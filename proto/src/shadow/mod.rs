@@ -333,7 +333,7 @@ fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<O
     drop(file);
     let names = plan.lineage.links.iter().map(|link| link.summary.name.to_string());
     let lineage = names.zip(&read).map(|(name, (chain, _))| Base { name, chain: *chain }).collect();
-    let at = newest.map_or(Mark { seq: 0, chain: Chain::default() }, |newest| newest.position);
+    let at = plan.after().unwrap_or(Mark { seq: 0, chain: Chain::default() });
     let time = newest.map_or(0, |newest| newest.meta.time);
     let head = StateHead::new(keys.store(), plan.generation, fields, lineage, at.seq, time);
     let pages = read.into_iter().map(|(_, pages)| pages).collect();

@@ -3,7 +3,7 @@
 use super::{Meta, summary};
 use crate::error::{Error, Result};
 use crate::layout::{self, SnapshotName};
-use crate::log::{After, Mark};
+use crate::log::Mark;
 use crate::record::{Base, Start};
 use crate::seal::{Chain, KeyRing};
 use crate::store::Store;
@@ -41,11 +41,6 @@ impl Lineage {
     /// Where the newest of them was made.
     pub fn position(&self) -> Option<Mark> {
         self.links.last().map(|link| link.summary.position)
-    }
-
-    /// Where the log goes on from.
-    pub fn after(&self) -> Option<After> {
-        self.position().map(|at| After::new(at.seq, &at.chain.0))
     }
 
     /// Bytes stored.

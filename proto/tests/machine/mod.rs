@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lockstep_proto::capture::Capture;
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::prune::PrunePlan;
@@ -36,6 +37,8 @@ pub enum Step {
     Restart,
     /// The log is compacted.
     Compact,
+    /// The node writes without its log, which goes on in a new generation.
+    Gap,
     /// Only the newest snapshot is kept.
     Prune,
     /// The shadow is lost.
@@ -175,6 +178,20 @@ impl Machine {
                 }
             }
             Step::Compact => self.compact(),
+            Step::Gap => {
+                let rows = self.rows(3);
+                self.version += 1;
+                self.node.execute_batch(&rows.join(";")).unwrap();
+                self.node.execute_batch(&bump(self.version)).unwrap();
+                let (copy, time) = (self.folder.path().join("copy"), self.time);
+                self.node
+                    .execute("VACUUM INTO ?1", [self.folder.path().join("node").to_str()])
+                    .unwrap();
+                let node = self.folder.path().join("node");
+                let capture = Capture::take(&node, copy, &mut |_| {}).unwrap();
+                std::fs::remove_file(node).unwrap();
+                capture.begin(self.writer(), StartReason::Gap, time, &mut |_, _| {}).unwrap();
+            }
             Step::Prune => self.prune(&Policy { keep_last: 1, ..Policy::NOTHING }),
             Step::LoseShadow => {
                 let _ = std::fs::remove_dir_all(self.shadow());
