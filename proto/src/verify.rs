@@ -81,7 +81,7 @@ pub fn run(
                 Some(after) => Some(after),
                 // A writer that died before its first record was durable began nothing.
                 None if !holds_records(store, keys, &segments)? => continue,
-                None => return Err(snapshot::nothing_to_go_on_from(store, generation)),
+                None => return Err(snapshot::nothing_to_go_on_from(store, generation)?),
             },
         };
         let (mut batches, mut data_version, mut time) = (0, snapshots.data_version, snapshots.time);

@@ -6,12 +6,14 @@ mod sim;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::prune::PrunePlan;
-use lockstep_proto::restore::Plan;
+use lockstep_proto::restore::{self, Plan};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::shadow::Shadow;
+use lockstep_proto::version::DataVersion;
 use proptest::prelude::*;
+use rusqlite::Connection;
 
-use machine::{Machine, Step, compact};
+use machine::{Machine, Step, compact, rows_of};
 use sim::Fault;
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -164,6 +166,47 @@ fn a_removal_that_is_cut_off_anywhere_costs_nothing() {
         if stopped.is_ok() {
             assert!(cut > 5, "{cut}");
             break;
+        }
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_is_passed_over_where_the_log_reaches_back() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(40, 10));
+    for _ in 0..3 {
+        machine.step(Step::Commit(2, 1));
+        machine.compact();
+    }
+    let lineage = Plan::newest(&machine.store, &machine.keys).unwrap().lineage;
+    assert!(lineage.links.len() > 1);
+    for link in &lineage.links {
+        let name = link.summary.name.to_string();
+        let whole = machine.store.0.lock().unwrap().objects[&name].clone();
+        for at in [whole.len() - 40, 200, 3] {
+            machine.store.0.lock().unwrap().objects.get_mut(&name).unwrap()[at] ^= 1;
+            let plan = Plan::newest(&machine.store, &machine.keys);
+            let path = machine.shadow().with_extension("restored");
+            let restored = plan.and_then(|plan| {
+                restore::run(&machine.store, &machine.keys, &plan, &path, &mut |_| {}).or_else(
+                    |_| {
+                        std::fs::remove_file(&path).unwrap();
+                        let other = plan.around_damage(&machine.store, &machine.keys)?.unwrap();
+                        assert!(
+                            other
+                                .lineage
+                                .links
+                                .iter()
+                                .all(|used| used.summary.name != link.summary.name)
+                        );
+                        restore::run(&machine.store, &machine.keys, &other, &path, &mut |_| {})
+                    },
+                )
+            });
+            assert_eq!(restored.unwrap().data_version, Some(DataVersion(machine.version)));
+            assert_eq!(rows_of(&Connection::open(&path).unwrap()), rows_of(&machine.node));
+            std::fs::remove_file(&path).unwrap();
+            machine.store.0.lock().unwrap().objects.insert(name.clone(), whole.clone());
         }
     }
 }

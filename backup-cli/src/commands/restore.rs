@@ -9,6 +9,7 @@ use lockstep_node::{LightningDir, write_hsm_secret};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
 use lockstep_proto::destination::Destination;
+use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
@@ -96,8 +97,17 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
             (Plan::to(&*store, &keys, target)?, Some(epoch))
         }
     };
-    let restored = write_database(&*store, &keys, &plan, &dest, output)
-        .map_err(|failure| failure.doing("restore"))?;
+    let restored = match write_database(&*store, &keys, &plan, &dest, output) {
+        Err(error @ Error::Damaged { .. }) => match plan.around_damage(&*store, &keys)? {
+            Some(other) => {
+                output.note(&format!("warning: {error}; going on from an older snapshot"));
+                write_database(&*store, &keys, &other, &dest, output)
+            }
+            None => Err(error),
+        },
+        restored => restored,
+    };
+    let restored = restored.map_err(|error| Failure::from(error).doing("restore"))?;
     if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
@@ -295,7 +305,7 @@ fn write_database(
     plan: &Plan,
     dest: &Dest,
     output: &Output,
-) -> Result<Restored> {
+) -> std::result::Result<Restored, Error> {
     let path = temporary(&dest.database);
     // One that an interrupted restore left: it never had the database's name.
     let _ = std::fs::remove_file(&path);
@@ -316,7 +326,7 @@ fn write_database(
     if restored.is_err() {
         let _ = std::fs::remove_file(&path);
     }
-    Ok(restored?)
+    restored
 }
 
 /// What the plugin needs in the directory, and the node's secret where that opened the backup.

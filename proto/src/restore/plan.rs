@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::log::{self, After, LoadedSegment, Mark, SegmentEntry};
 use crate::record::{Record, Start, TimeMs};
 use crate::seal::KeyRing;
-use crate::snapshot::{self, Lineage, Summary};
+use crate::snapshot::{self, Depth, Lineage, Summary};
 use crate::store::Store;
 use crate::version::DataVersion;
 use crate::writer::LogEnd;
@@ -112,10 +112,24 @@ impl Plan {
     /// kept; [`Error::Damaged`] where what the log goes on from is not there, for then what came after it
     /// cannot be restored.
     pub fn to(store: &dyn Store, keys: &KeyRing, target: Target) -> Result<Self> {
+        Self::look_up(store, keys, target, Depth::Summary)
+    }
+
+    /// Looks up the same another time where a restore found damage, and reads every snapshot before it
+    /// counts on it: an older one, with more of the log, may do. `None` where nothing else would be read.
+    ///
+    /// # Errors
+    /// As [`to`](Self::to).
+    pub fn around_damage(&self, store: &dyn Store, keys: &KeyRing) -> Result<Option<Self>> {
+        let other = Self::look_up(store, keys, self.target, Depth::Whole)?;
+        Ok((other.lineage != self.lineage).then_some(other))
+    }
+
+    fn look_up(store: &dyn Store, keys: &KeyRing, target: Target, depth: Depth) -> Result<Self> {
         let newest = LogEnd::read(store, keys)?.position.generation;
         if target == Target::Newest {
             let segments = log::segments(store, newest)?;
-            return Self::within(store, keys, newest, segments, target);
+            return Self::within(store, keys, newest, segments, (target, depth));
         }
         // Newest history first: that is the order of the epochs that wrote, not of the numbers.
         let mut generations: Vec<u32> = Vec::new();
@@ -128,7 +142,7 @@ impl Plan {
         for generation in generations.split_off(from) {
             let segments = log::segments(store, generation)?;
             if holds(store, keys, generation, &segments, target)? {
-                return Self::within(store, keys, generation, segments, target);
+                return Self::within(store, keys, generation, segments, (target, depth));
             }
         }
         Err(Error::Refused {
@@ -142,14 +156,14 @@ impl Plan {
         keys: &KeyRing,
         generation: u32,
         segments: Vec<SegmentEntry>,
-        target: Target,
+        (target, depth): (Target, Depth),
     ) -> Result<Self> {
         let beginning = beginning_of(store, keys, &segments)?;
         let start = beginning.as_ref().map(|beginning| &beginning.start);
         let mut suits = |found: &Summary| {
             target.admits(found.position.seq, found.meta.time, found.meta.data_version)
         };
-        let lineage = snapshot::newest(store, keys, generation, start, &mut suits)?;
+        let lineage = snapshot::newest(store, keys, generation, start, &mut suits, depth)?;
         let mut plan = Self { generation, beginning, lineage, segments, target };
         if let Some(after) = plan.after() {
             let first = After::new(after.seq, &after.chain.0).first_segment(&plan.segments);

@@ -1,9 +1,9 @@
 //! Which snapshots there are, and which of them lead to a database.
 
-use super::{Meta, summary};
+use super::{Meta, Proof, read, summary};
 use crate::error::{Error, Result};
 use crate::layout::{self, SnapshotName};
-use crate::log::Mark;
+use crate::log::{self, Mark};
 use crate::record::{Base, Start};
 use crate::seal::{Chain, KeyRing};
 use crate::store::Store;
@@ -38,6 +38,14 @@ pub struct Link {
 }
 
 impl Lineage {
+    /// Reads each to its end.
+    fn prove(&self, store: &dyn Store, keys: &KeyRing) -> Result<()> {
+        self.links.iter().try_for_each(|link| {
+            let name = link.summary.name.to_string();
+            read(store, keys, &name, link.chain, &mut Proof::default()).map(drop)
+        })
+    }
+
     /// Where the newest of them was made.
     pub fn position(&self) -> Option<Mark> {
         self.links.last().map(|link| link.summary.position)
@@ -47,6 +55,15 @@ impl Lineage {
     pub fn size(&self) -> u64 {
         self.links.iter().map(|link| link.summary.size).sum()
     }
+}
+
+/// How much of a snapshot is read before it is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Its first frame.
+    Summary,
+    /// All of it, and of those that it needs.
+    Whole,
 }
 
 /// The snapshots of a generation that are there, oldest first, with their bytes: the one that it began
@@ -79,6 +96,7 @@ pub fn newest(
     generation: u32,
     start: Option<&Start>,
     suits: &mut dyn FnMut(&Summary) -> bool,
+    depth: Depth,
 ) -> Result<Lineage> {
     let base = start.and_then(|start| start.base.as_ref());
     let mut wrong = None;
@@ -93,7 +111,11 @@ pub fn newest(
             if !suits(&found) {
                 return Ok(None);
             }
-            lineage_of(store, keys, Link { summary: found, chain }).map(Some)
+            let lineage = lineage_of(store, keys, Link { summary: found, chain })?;
+            if depth == Depth::Whole {
+                lineage.prove(store, keys)?;
+            }
+            Ok(Some(lineage))
         });
         match found {
             Ok(Some(lineage)) => return Ok(lineage),
@@ -110,16 +132,23 @@ pub fn newest(
             format!("'{}'", base.name),
             "is missing, and the log begins with it",
         )),
-        (None, None) => Err(nothing_to_go_on_from(store, generation)),
+        (None, None) => Err(nothing_to_go_on_from(store, generation)?),
     }
 }
 
 /// What is said where a log's beginning is not there, and no snapshot in its place.
-pub(crate) fn nothing_to_go_on_from(store: &dyn Store, generation: u32) -> Error {
-    Error::damaged(
-        format!("generation {generation} of '{}'", store.label()),
-        "its first segment is missing, and there is no snapshot to go on from",
-    )
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub(crate) fn nothing_to_go_on_from(store: &dyn Store, generation: u32) -> Result<Error> {
+    let place = match log::segments(store, generation)?.first() {
+        Some(first) => format!("'{}'", first.name),
+        None => format!("generation {generation} of '{}'", store.label()),
+    };
+    Ok(Error::damaged(
+        place,
+        "what comes before it is missing, and there is no snapshot to go on from",
+    ))
 }
 
 fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage> {

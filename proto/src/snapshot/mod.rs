@@ -10,7 +10,7 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::lineage::nothing_to_go_on_from;
-pub use self::lineage::{Lineage, Link, Summary, newest, published};
+pub use self::lineage::{Depth, Lineage, Link, Summary, newest, published};
 pub use self::read::{PageVisitor, Proof, read, summary};
 pub use self::write::{Content, HeaderFields, Pages, write};
 use crate::record::{Base, TimeMs};
