@@ -122,12 +122,27 @@ impl Plugin {
         cpu_of(self.child.id())
     }
 
+    /// See [`user_and_kernel`].
+    pub fn user_and_kernel(&self) -> (Duration, Duration) {
+        user_and_kernel(self.child.id())
+    }
+
     /// Closes the pipe and waits.
     pub fn stop(self) {
         let Self { mut child, stdin, .. } = self;
         drop(stdin);
         let _ = child.wait();
     }
+}
+
+/// Processor time of a process so far in the program itself and in the kernel, from `/proc/PID/stat`, to 10 ms.
+pub fn user_and_kernel(process: u32) -> (Duration, Duration) {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
+    let mut next = || Duration::from_millis(10 * ticks.next().unwrap_or(0));
+    (next(), next())
 }
 
 /// Processor time of all threads of a process, from `/proc/PID/task/*/schedstat`, in nanoseconds there.
@@ -159,6 +174,11 @@ impl Raw {
         }
         file.sync_all()?;
         Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20], cpu_times: Vec::new() })
+    }
+
+    /// An empty file that grows with each write, as without any preparation.
+    pub fn growing(path: &Path) -> io::Result<Self> {
+        Self::new(path, 0)
     }
 
     /// Writes `len` bytes and makes them durable.

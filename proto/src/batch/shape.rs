@@ -77,32 +77,45 @@ pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
         return false;
     }
     let bytes = sql.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        let byte = bytes[at];
-        let next = match byte {
-            b'\'' => {
-                shape.push(TEXT);
-                take_text(bytes, at, values)
-            }
-            b'0'..=b'9' => take_number(bytes, at, shape, values),
-            b'"' | b'`' => keep_until(bytes, at, byte, shape),
-            b'[' => keep_until(bytes, at, b']', shape),
-            b'-' if bytes.get(at + 1) == Some(&b'-') => keep_until(bytes, at, b'\n', shape),
-            b'/' if bytes.get(at + 1) == Some(&b'*') => keep_comment(bytes, at, shape),
-            b'x' | b'X' if bytes.get(at + 1) == Some(&b'\'') => take_blob(bytes, at, shape, values),
-            _ if is_word(byte) => keep_word(bytes, at, shape),
-            _ if byte <= LAST_MARKER => None,
+    // What lies between literals is copied in one piece.
+    let (mut at, mut kept) = (0, 0);
+    while let Some(&byte) = bytes.get(at) {
+        if is_word(byte) && !byte.is_ascii_digit() && !starts_blob(bytes, at) {
+            at = end_of_word(bytes, at);
+            continue;
+        }
+        let literal = match byte {
+            b'\'' => take_text(bytes, at, values).map(|end| (TEXT, end)),
+            b'0'..=b'9' => match take_number(bytes, at, values) {
+                Some(end) => Some((INTEGER, end)),
+                None => {
+                    at = end_of_word(bytes, at);
+                    continue;
+                }
+            },
+            b'x' | b'X' => match take_blob(bytes, at, values) {
+                Some((true, end)) => Some((BLOB, end)),
+                Some((false, end)) if may_keep(&bytes[at..end]) => {
+                    at = end;
+                    continue;
+                }
+                _ => None,
+            },
             _ => {
-                shape.push(byte);
-                Some(at + 1)
+                let end = end_of_other(bytes, at);
+                if may_keep(&bytes[at..end]) {
+                    at = end;
+                    continue;
+                }
+                None
             }
         };
-        match next {
-            Some(next) => at = next,
-            None => return false,
-        }
+        let Some((marker, end)) = literal else { return false };
+        shape.extend_from_slice(&bytes[kept..at]);
+        shape.push(marker);
+        (at, kept) = (end, end);
     }
+    shape.extend_from_slice(&bytes[kept..]);
     true
 }
 
@@ -121,56 +134,56 @@ fn is_word(byte: u8) -> bool {
     WORD[usize::from(byte)]
 }
 
-fn keep(bytes: &[u8], from: usize, to: usize, shape: &mut Vec<u8>) -> Option<usize> {
-    let kept = &bytes[from..to];
-    if kept.iter().any(|&byte| byte <= LAST_MARKER) {
-        return None;
+fn starts_blob(bytes: &[u8], at: usize) -> bool {
+    matches!(bytes[at], b'x' | b'X') && bytes.get(at + 1) == Some(&b'\'')
+}
+
+fn end_of_word(bytes: &[u8], at: usize) -> usize {
+    let len = bytes[at..].iter().position(|&byte| !is_word(byte));
+    len.map_or(bytes.len(), |len| at + len)
+}
+
+/// False where a shape cannot hold these bytes, for they would be taken for markers.
+fn may_keep(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte > LAST_MARKER)
+}
+
+/// The end of what begins at `at` and is neither a word nor a literal: a quoted identifier, a comment, or one
+/// byte. A doubled quote simply starts the next quoted stretch.
+fn end_of_other(bytes: &[u8], at: usize) -> usize {
+    let until = |close: u8| {
+        let len = memchr::memchr(close, &bytes[at + 1..]);
+        len.map_or(bytes.len(), |len| at + 2 + len)
+    };
+    match (bytes[at], bytes.get(at + 1)) {
+        (quote @ (b'"' | b'`'), _) => until(quote),
+        (b'[', _) => until(b']'),
+        (b'-', Some(b'-')) => until(b'\n'),
+        (b'/', Some(b'*')) => {
+            let len = bytes[at + 2..].windows(2).position(|pair| pair == b"*/");
+            len.map_or(bytes.len(), |len| at + 4 + len)
+        }
+        _ => at + 1,
     }
-    shape.extend_from_slice(kept);
-    Some(to)
 }
 
-fn keep_word(bytes: &[u8], at: usize, shape: &mut Vec<u8>) -> Option<usize> {
-    let len = bytes[at..].iter().position(|&byte| !is_word(byte)).unwrap_or(bytes.len() - at);
-    shape.extend_from_slice(&bytes[at..at + len]);
-    Some(at + len)
-}
-
-/// Keeps a quoted identifier or line comment, `close` included; a doubled `close` simply starts
-/// the next quoted stretch.
-fn keep_until(bytes: &[u8], at: usize, close: u8, shape: &mut Vec<u8>) -> Option<usize> {
-    let end = bytes[at + 1..].iter().position(|&byte| byte == close);
-    keep(bytes, at, end.map_or(bytes.len(), |len| at + 2 + len), shape)
-}
-
-fn keep_comment(bytes: &[u8], at: usize, shape: &mut Vec<u8>) -> Option<usize> {
-    let end = bytes[at + 2..].windows(2).position(|pair| pair == b"*/");
-    keep(bytes, at, end.map_or(bytes.len(), |len| at + 4 + len), shape)
-}
-
-/// A run of digits, with what sticks to it, is one word: only a canonical `i64` on its own is a value.
-fn take_number(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) -> Option<usize> {
+/// A run of digits, with what sticks to it, is one word: only a canonical `i64` on its own is a value. Returns
+/// its end.
+fn take_number(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
     let digits = bytes[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let end = at + digits;
     let alone = bytes.get(end).is_none_or(|&byte| !is_word(byte) && byte != b'.')
         && (at == 0 || bytes[at - 1] != b'.');
     let canonical = alone && (digits == 1 || bytes[at] != b'0') && digits <= 19;
-    let value = canonical
-        .then(|| {
-            bytes[at..end].iter().try_fold(0_i64, |sum, digit| {
-                sum.checked_mul(10)?.checked_add(i64::from(digit - b'0'))
-            })
-        })
-        .flatten();
-    match value {
-        Some(value) => {
-            shape.push(INTEGER);
-            super::wire::put_varint(&mut values.bytes, value as u64);
-            values.end();
-            Some(end)
-        }
-        None => keep_word(bytes, at, shape),
+    if !canonical {
+        return None;
     }
+    let value = bytes[at..end]
+        .iter()
+        .try_fold(0_i64, |sum, digit| sum.checked_mul(10)?.checked_add(i64::from(digit - b'0')))?;
+    super::wire::put_varint(&mut values.bytes, value as u64);
+    values.end();
+    Some(end)
 }
 
 fn take_text(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
@@ -188,10 +201,10 @@ fn take_text(bytes: &[u8], at: usize, values: &mut Values) -> Option<usize> {
     }
 }
 
-fn take_blob(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) -> Option<usize> {
+/// Whether it is a value, and its end; `None` where it has none.
+fn take_blob(bytes: &[u8], at: usize, values: &mut Values) -> Option<(bool, usize)> {
     let digits = &bytes[at + 2..];
     let len = memchr::memchr(b'\'', digits)?;
-    let end = at + 3 + len;
     let start = values.bytes.len();
     let canonical = bytes[at] == b'x' && len % 2 == 0 && {
         let mut wrong = 0;
@@ -203,13 +216,11 @@ fn take_blob(bytes: &[u8], at: usize, shape: &mut Vec<u8>, values: &mut Values) 
         wrong <= 15
     };
     if canonical {
-        shape.push(BLOB);
         values.end();
-        Some(end)
     } else {
         values.bytes.truncate(start);
-        keep(bytes, at, end, shape)
     }
+    Some((canonical, at + 3 + len))
 }
 
 /// The value of a lower-case hexadecimal digit; more than 15 for any other byte.
