@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{KEY_FILE, LOCK_FILE, LockFile, NamedDestination, read_key_file};
+use lockstep_proto::config::{
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, read_key_file,
+};
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
@@ -21,6 +23,7 @@ use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, LogEnd, Outcome, Writer};
 
 use crate::PROGRAM;
+use crate::compactor::{Compactor, Setup};
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
@@ -49,6 +52,9 @@ pub struct Backup {
     gap: bool,
     copy: Option<EarlyCopy>,
     status: SharedStatus,
+    compactor: Compactor,
+    /// Until it is started.
+    compaction: Option<Compaction>,
     output: Arc<Output>,
 }
 
@@ -119,12 +125,17 @@ impl Backup {
             writer: None,
             gap: false,
             copy: None,
+            compactor: status.compactor().clone(),
+            compaction: Some(lock.compaction),
             status,
             output,
             directory,
         };
         backup.compare(&end)?;
         backup.publish_status(&end)?;
+        if let Some(settings) = &backup.compaction {
+            backup.compactor.offer(settings.clone());
+        }
         Ok(backup)
     }
 
@@ -354,8 +365,25 @@ impl Backup {
         }
     }
 
+    /// A call was answered: from the first one on there may be compactions.
+    pub fn answered(&mut self) {
+        let Some(settings) = self.compaction.take() else { return };
+        let setup = Setup {
+            destination: self.destination.clone(),
+            keys: self.keys.clone(),
+            wallet: self.wallet.clone(),
+            folder: settings.shadow_in(&self.directory),
+            settings,
+        };
+        if let Err(error) = self.compactor.start(setup, self.output.clone()) {
+            let line = format!("no compaction: failed to start a thread: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
+    }
+
     fn note_append(&self, data_version: DataVersion, took: Duration) {
         let Some(writer) = &self.writer else { return };
+        self.compactor.appended(writer);
         let position = writer.position();
         let took_us = took.as_micros() as u64;
         let mut status = self.status.lock();
@@ -413,7 +441,8 @@ pub fn explain(error: &Error) -> String {
     }
 }
 
-fn now() -> TimeMs {
+/// Milliseconds since 1970.
+pub fn now() -> TimeMs {
     time_ms(SystemTime::now())
 }
 

@@ -77,9 +77,12 @@ impl Hook {
             return;
         }
         match stored {
-            Ok(()) => self.output.send(&format!(
-                r#"{{"jsonrpc":"2.0","id":{id},"result":{{"result":"continue"}}}}"#
-            )),
+            Ok(()) => {
+                self.output.send(&format!(
+                    r#"{{"jsonrpc":"2.0","id":{id},"result":{{"result":"continue"}}}}"#
+                ));
+                self.backup.answered();
+            }
             Err(error) => {
                 let reason = explain(&error);
                 self.output.log(Level::Broken, &reason);

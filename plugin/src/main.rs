@@ -11,10 +11,12 @@
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
+//! | [`compactor`] | snapshots of what changed, made beside all that |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
 
 mod backup;
+mod compactor;
 mod hook;
 mod node;
 mod shutdown;

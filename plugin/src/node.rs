@@ -66,6 +66,11 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
         let configured = Builder::new(input, answers)
             .hook("db_write", |_, _| async { Err(anyhow!("db_write is answered elsewhere")) })
             .rpcmethod("backup-status", "Show how the backup of this node is", backup_status)
+            .rpcmethod(
+                "backup-compact",
+                "Make a snapshot of what changed, in the background",
+                backup_compact,
+            )
             // Without a subscription lightningd ends a plugin before its own last writes.
             .subscribe("shutdown", |_, _| async { Ok(()) })
             .with_logging(false)
@@ -81,8 +86,12 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
 }
 
 async fn backup_status(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::Result<Value> {
-    let status = plugin.state().lock().clone();
-    Ok(serde_json::to_value(status)?)
+    Ok(serde_json::to_value(plugin.state().answer())?)
+}
+
+async fn backup_compact(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::Result<Value> {
+    let request = plugin.state().compactor().request();
+    Ok(serde_json::to_value(request.ok_or_else(|| anyhow!("the backup is not open"))?)?)
 }
 
 /// What is done once, when lightningd runs.

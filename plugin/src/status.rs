@@ -6,6 +6,8 @@ use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 use serde::Serialize;
 
+use crate::compactor::{CompactionStatus, Compactor};
+
 /// What `backup-status` answers. Fields only ever get more.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
@@ -25,6 +27,8 @@ pub struct Status {
     pub slots: Vec<String>,
     /// What should be looked at.
     pub warnings: Vec<String>,
+    /// Snapshots; filled in for each answer.
+    pub compaction: Option<CompactionStatus>,
 }
 
 impl Status {
@@ -88,12 +92,24 @@ pub struct SharedStatus(Arc<Shared>);
 struct Shared {
     status: Mutex<Status>,
     slots: OnceLock<KeySlots>,
+    compactor: Compactor,
 }
 
 impl SharedStatus {
     /// The status as it is. Held briefly: the hook waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Status> {
         self.0.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of it, with what is known of compaction.
+    pub fn answer(&self) -> Status {
+        let status = self.lock().clone();
+        Status { compaction: self.0.compactor.status(), ..status }
+    }
+
+    /// The compaction of this log.
+    pub fn compactor(&self) -> &Compactor {
+        &self.0.compactor
     }
 
     /// From here on key slots can be added.

@@ -27,6 +27,11 @@ const FORMAT: &str = "lockstep-lock";
 /// How long an append is tried again before lightningd is stopped, where nothing else is configured.
 const STALL_TIMEOUT_S: u64 = 60;
 
+/// Bytes of log behind the newest snapshot that start a compaction, where nothing else is configured.
+const TAIL_BYTES: u64 = 32 << 20;
+/// Expected seconds of its replay that do.
+const REPLAY_SECONDS: u64 = 60;
+
 /// A destination and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDestination {
@@ -56,6 +61,9 @@ pub struct LockFile {
     /// Which points in time stay.
     #[serde(default, skip_serializing_if = "is_default")]
     pub retention: Policy,
+    /// When the plugin compacts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compaction: Compaction,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -64,6 +72,45 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 fn stall_timeout_s() -> u64 {
     STALL_TIMEOUT_S
+}
+
+/// When the plugin compacts, and with what: the section `compaction` of the lock file. What is not in it has its
+/// default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compaction {
+    /// Whether it does so by itself. `backup-compact` does it in any case.
+    pub enabled: bool,
+    /// Bytes of log, as they are stored, behind the newest snapshot that start one. 32 MiB.
+    pub tail_bytes: u64,
+    /// Seconds that a restore is expected to replay them which start one. 60.
+    pub replay_seconds: u64,
+    /// Folder of the shadow, as a path from the network directory. `backup.shadow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<PathBuf>,
+    /// Bytes of the node's database beyond which it is not compacted by the plugin: the shadow takes as much of
+    /// this machine's disk. No limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow_max_bytes: Option<u64>,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            tail_bytes: TAIL_BYTES,
+            replay_seconds: REPLAY_SECONDS,
+            shadow: None,
+            shadow_max_bytes: None,
+        }
+    }
+}
+
+impl Compaction {
+    /// The shadow's folder, for the network directory `directory`.
+    pub fn shadow_in(&self, directory: &Path) -> PathBuf {
+        directory.join(self.shadow.as_deref().unwrap_or(Path::new(SHADOW_FOLDER)))
+    }
 }
 
 impl LockFile {
@@ -83,6 +130,7 @@ impl LockFile {
             stall_timeout_s: STALL_TIMEOUT_S,
             wallet,
             retention: Policy::default(),
+            compaction: Compaction::default(),
         }
     }
 
@@ -222,4 +270,37 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32, replace: bool) ->
     })();
     let _ = std::fs::remove_file(&temporary);
     written.map_err(Error::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(compaction: &str) -> Result<Option<LockFile>> {
+        let folder = tempfile::tempdir().unwrap();
+        let url: Destination = "/backup".parse().unwrap();
+        let destination = NamedDestination { name: "nas".into(), url };
+        let lock = LockFile::new(StoreId([1; 16]), "here".into(), destination, None);
+        let text = serde_json::to_string(&lock).unwrap();
+        assert!(!text.contains("compaction"), "defaults are not frozen into the file");
+        let text = format!("{},\"compaction\":{compaction}}}", &text[..text.len() - 1]);
+        std::fs::write(folder.path().join(LOCK_FILE), text).unwrap();
+        LockFile::read(folder.path())
+    }
+
+    #[test]
+    fn what_the_section_lacks_has_its_default() {
+        let lock = read("{}").unwrap().unwrap();
+        assert_eq!(lock.compaction, Compaction::default());
+        assert_eq!(lock.compaction.shadow_in(Path::new("/n")), Path::new("/n/backup.shadow"));
+        let lock = read(r#"{"tail_bytes": 7, "shadow": "/ssd/s"}"#).unwrap().unwrap();
+        assert_eq!((lock.compaction.tail_bytes, lock.compaction.enabled), (7, true));
+        assert_eq!(lock.compaction.shadow_in(Path::new("/n")), Path::new("/ssd/s"));
+    }
+
+    #[test]
+    fn a_setting_that_is_none_is_refused_by_name() {
+        let error = read(r#"{"tail_byte": 7}"#).unwrap_err().to_string();
+        assert!(error.contains("tail_byte"), "{error}");
+    }
 }

@@ -23,6 +23,7 @@
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
 //! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
 //! | [`retention`], [`prune`] | which points in time stay, and which segments they need; removing the others |
+//! | [`tail`] | how much log there is behind the newest snapshot, and what that means for a restore |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -50,6 +51,7 @@ pub mod shadow;
 pub mod slots;
 pub mod snapshot;
 pub mod store;
+pub mod tail;
 pub mod verify;
 pub mod version;
 pub mod writer;

@@ -174,6 +174,8 @@ pub struct Writer {
     /// Seq and chain hash of the newest record that was acknowledged.
     end: (u64, Chain),
     segment: Option<OpenSegment>,
+    /// Bytes of all records that were acknowledged.
+    appended_bytes: u64,
 }
 
 /// The segment that is being written.
@@ -290,6 +292,7 @@ impl Writer {
             session: Session::new(Head::default()),
             end: (0, Chain::default()),
             segment: None,
+            appended_bytes: 0,
         }
     }
 
@@ -321,6 +324,11 @@ impl Writer {
     /// Where the log stands: the newest record that was acknowledged.
     pub fn position(&self) -> Position {
         Position { generation: self.generation, seq: self.end.0, chain: self.end.1 }
+    }
+
+    /// Bytes of all records that this writer appended, as they are stored.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
     }
 
     /// The generation that [`begin`](Self::begin) would start. A generation is named after the epoch
@@ -444,8 +452,10 @@ impl Writer {
         encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
     ) -> Result<()> {
         let Some(mut segment) = self.segment.take() else { return Ok(()) };
+        let before = segment.bytes;
         segment.write(now, encode)?;
         fence::check(&*self.store, &self.keys, self.epoch)?;
+        self.appended_bytes += segment.bytes - before;
         self.end = (segment.encoder.next_seq() - 1, segment.encoder.chain());
         self.segment = Some(segment);
         Ok(())

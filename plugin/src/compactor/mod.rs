@@ -1,0 +1,457 @@
+//! Compaction beside the hook.
+//!
+//! What the hook does for it is three relaxed stores to atomics after each call; it never waits for anything here.
+//! One thread looks at them twice a second. When a threshold is passed it starts another, at the lowest
+//! priority and with a store handle of its own, for the work, and waits for that one. Only the first ever
+//! writes to lightningd's log: what writes there holds a lock that answers need, too, and a thread of low
+//! priority may be stopped for long while it holds one.
+//!
+//! Nothing starts before the first call of the hook was answered, and nothing need be ended: what a process that
+//! dies in the middle leaves is as good as before.
+
+mod policy;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lockstep_proto::config::{Compaction, NamedDestination};
+use lockstep_proto::error::Error;
+use lockstep_proto::record::TimeMs;
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::tail::Tail;
+use lockstep_proto::writer::Writer;
+use serde::Serialize;
+
+use self::policy::{Rates, is_due, pause};
+use self::work::{Done, Outcome};
+use crate::backup::{explain, now};
+use crate::wire::{Level, Output};
+
+/// How often the hook's counters are looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How often the store is looked at: another process may compact as well.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+
+/// The compaction of this node's log, for whoever starts it or asks for it.
+#[derive(Clone, Default)]
+pub struct Compactor(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    signal: Signal,
+    progress: Progress,
+    known: Mutex<Known>,
+    wake: Condvar,
+}
+
+/// What the hook tells.
+#[derive(Default)]
+struct Signal {
+    /// Bytes appended by this process.
+    bytes: AtomicU64,
+    /// The newest record.
+    seq: AtomicU64,
+    /// The epoch of the writer; 0 until there is one.
+    epoch: AtomicU32,
+}
+
+/// How far the running compaction is: done and all, in the unit of its phase.
+#[derive(Default)]
+struct Progress {
+    done: AtomicU64,
+    all: AtomicU64,
+}
+
+/// What a compaction needs, besides [`Shared`].
+pub struct Setup {
+    /// Where the log is. It is opened anew each time.
+    pub destination: NamedDestination,
+    /// The keys.
+    pub keys: KeyRing,
+    /// The node's database, to look at its size.
+    pub wallet: PathBuf,
+    /// The shadow's folder.
+    pub folder: PathBuf,
+    /// When.
+    pub settings: Compaction,
+}
+
+/// What the threads and the RPC methods share. The hook never looks at it.
+#[derive(Default)]
+struct Known {
+    settings: Option<Compaction>,
+    last_id: u64,
+    /// One that was asked for and has not begun.
+    asked: Option<u64>,
+    running: Option<Running>,
+    /// What the store held when somebody last looked, …
+    tail: Option<Tail>,
+    /// … and the hook's count of bytes then.
+    tail_at: u64,
+    rates: Rates,
+    proven: Option<Proven>,
+    last: Option<LastRun>,
+    error: Option<LastError>,
+}
+
+#[derive(Clone, Copy)]
+struct Running {
+    id: u64,
+    phase: Phase,
+    since: Instant,
+}
+
+/// What a compaction is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Opens the shadow, or makes it.
+    Open,
+    /// Replays the log. Counts records.
+    Replay,
+    /// Checks every page of the shadow.
+    Prove,
+    /// Writes the snapshot. Counts bytes.
+    Publish,
+}
+
+/// What `backup-status` shows of compaction. Fields only ever get more.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CompactionStatus {
+    /// False where only `backup-compact` starts one.
+    enabled: bool,
+    /// The newest snapshot.
+    snapshot: Option<SnapshotStatus>,
+    /// Bytes of log behind it.
+    tail_bytes: Option<u64>,
+    /// Records behind it: batches, and the few that begin and end segments.
+    tail_records: Option<u64>,
+    /// Seconds that a restore would take: the database at 100 MB/s, the tail at the rate of the last replay or else
+    /// 1 MiB/s, the check at the rate of the last or else 100 MB/s.
+    restore_seconds: Option<u64>,
+    /// The one that runs.
+    running: Option<RunningStatus>,
+    /// The last one that ended well.
+    last: Option<LastRun>,
+    /// The last time that SQLite found every page of the shadow in order.
+    proven: Option<Proven>,
+    /// The last error, until a compaction ends well.
+    error: Option<LastError>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct SnapshotStatus {
+    seq: u64,
+    data_version: Option<u32>,
+    /// Seconds since the newest batch in it was appended.
+    age_seconds: u64,
+    /// Objects that a restore reads for it.
+    objects: usize,
+    /// Bytes of the database in it.
+    database_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct RunningStatus {
+    id: u64,
+    phase: Phase,
+    done: u64,
+    /// 0 where the phase does not count.
+    all: u64,
+    seconds: u64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct LastRun {
+    id: u64,
+    /// When it ended.
+    time: TimeMs,
+    seconds: f64,
+    result: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Proven {
+    /// The newest batch of what was proved.
+    seq: u64,
+    time: TimeMs,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct LastError {
+    /// 0 where it came up without a compaction.
+    id: u64,
+    time: TimeMs,
+    message: String,
+}
+
+/// What `backup-compact` answers.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Request {
+    /// For `backup-status`.
+    id: u64,
+    /// `started`, or `running` where one was running already.
+    state: &'static str,
+}
+
+impl Compactor {
+    /// Starts the thread. The hook's first call has been answered.
+    ///
+    /// # Errors
+    /// Where there can be no thread: nothing is compacted then.
+    pub fn start(&self, setup: Setup, output: Arc<Output>) -> std::io::Result<()> {
+        let shared = self.0.clone();
+        std::thread::Builder::new()
+            .name("compaction".into())
+            .spawn(move || shared.watch(&Arc::new(setup), &output))
+            .map(drop)
+    }
+
+    /// Tells where the log stands. The hook's thread: no lock, no call into the operating system.
+    pub fn appended(&self, writer: &Writer) {
+        let signal = &self.0.signal;
+        signal.bytes.store(writer.appended_bytes(), Ordering::Relaxed);
+        signal.seq.store(writer.position().seq, Ordering::Relaxed);
+        signal.epoch.store(writer.epoch(), Ordering::Relaxed);
+    }
+
+    /// The backup is open, with these settings: compactions can be asked for.
+    pub fn offer(&self, settings: Compaction) {
+        self.0.lock().settings = Some(settings);
+    }
+
+    /// Asks for a compaction; `None` where the backup is not open.
+    pub fn request(&self) -> Option<Request> {
+        let mut known = self.0.lock();
+        known.settings.as_ref()?;
+        if let Some(id) = known.asked.or(known.running.map(|running| running.id)) {
+            return Some(Request { id, state: "running" });
+        }
+        let id = known.next_id();
+        known.asked = Some(id);
+        self.0.wake.notify_all();
+        Some(Request { id, state: "started" })
+    }
+
+    /// What is known, without looking at the store; `None` where the backup is not open.
+    pub fn status(&self) -> Option<CompactionStatus> {
+        let known = self.0.lock();
+        let settings = known.settings.as_ref()?;
+        let tail = known.tail_now(&self.0.signal);
+        let progress = &self.0.progress;
+        Some(CompactionStatus {
+            enabled: settings.enabled,
+            snapshot: tail.as_ref().and_then(|tail| {
+                let newest = tail.snapshot.as_ref()?;
+                Some(SnapshotStatus {
+                    seq: newest.seq,
+                    data_version: newest.data_version.map(|version| version.0),
+                    age_seconds: now().saturating_sub(newest.time) / 1000,
+                    objects: newest.objects,
+                    database_bytes: newest.database_bytes,
+                })
+            }),
+            tail_bytes: tail.as_ref().map(|tail| tail.bytes),
+            tail_records: tail.as_ref().map(|tail| tail.records),
+            restore_seconds: tail.map(|tail| known.rates.restore_seconds(&tail).ceil() as u64),
+            running: known.running.map(|running| RunningStatus {
+                id: running.id,
+                phase: running.phase,
+                done: progress.done.load(Ordering::Relaxed),
+                all: progress.all.load(Ordering::Relaxed),
+                seconds: running.since.elapsed().as_secs(),
+            }),
+            last: known.last.clone(),
+            proven: known.proven,
+            error: known.error.clone(),
+        })
+    }
+}
+
+impl Known {
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The tail with what the hook has appended since.
+    fn tail_now(&self, signal: &Signal) -> Option<Tail> {
+        let mut tail = self.tail.clone()?;
+        let bytes = signal.bytes.load(Ordering::Relaxed);
+        let seq = signal.seq.load(Ordering::Relaxed).max(tail.head_seq);
+        tail.bytes += bytes.saturating_sub(self.tail_at);
+        tail.records += seq - tail.head_seq;
+        tail.head_seq = seq;
+        Some(tail)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For ever: waits for a reason to compact, and compacts.
+    fn watch(self: &Arc<Self>, setup: &Arc<Setup>, output: &Output) {
+        let (mut failures, mut rebuilt) = (0, false);
+        let mut not_before = Instant::now();
+        loop {
+            let id = match self.wait(setup, not_before) {
+                Due::Look => {
+                    self.look(setup, output);
+                    continue;
+                }
+                Due::Compaction(id) => id,
+            };
+            let began = Instant::now();
+            let mut done = self.at_lowest_priority(setup, work::compact);
+            if let Err(error @ (Error::Database { .. } | Error::Damaged { .. })) = &done
+                && !rebuilt
+            {
+                // The shadow may be what is wrong. It can always be made again, once.
+                rebuilt = true;
+                let line = format!("compaction {id}: {}; making the shadow anew", explain(error));
+                output.log(Level::Unusual, &line);
+                done = lockstep_proto::shadow::remove(&setup.folder)
+                    .and_then(|()| self.at_lowest_priority(setup, work::compact));
+            }
+            let took = began.elapsed();
+            match done {
+                Ok(done) => {
+                    (failures, rebuilt) = (0, false);
+                    output.log(Level::Info, &format!("compaction {id}: {}", done.outcome));
+                    self.finished(id, done, took);
+                }
+                Err(error) => {
+                    failures += 1;
+                    let message = explain(&error);
+                    let line = format!(
+                        "compaction {id} failed: {message}; the backup goes on without it, the next try is in \
+                         {} s",
+                        pause(failures, took).as_secs()
+                    );
+                    output.log(Level::Unusual, &line);
+                    self.failed(id, message);
+                }
+            }
+            not_before = Instant::now() + pause(failures, took);
+        }
+    }
+
+    /// Waits for a reason to do something.
+    fn wait(&self, setup: &Setup, not_before: Instant) -> Due {
+        let began = Instant::now();
+        let mut known = self.lock();
+        loop {
+            if let Some(id) = known.asked.take() {
+                return Due::Compaction(known.begin(id));
+            }
+            let Some(tail) = known.tail_now(&self.signal) else { return Due::Look };
+            if Instant::now() >= not_before && is_due(&setup.settings, &known.rates, tail.bytes) {
+                let id = known.next_id();
+                return Due::Compaction(known.begin(id));
+            }
+            if began.elapsed() >= LOOK_AGAIN {
+                return Due::Look;
+            }
+            let waited = self.wake.wait_timeout(known, INTERVAL);
+            known = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Looks up what the store holds.
+    fn look(self: &Arc<Self>, setup: &Arc<Setup>, output: &Output) {
+        let at = self.signal.bytes.load(Ordering::Relaxed);
+        let looked = self.at_lowest_priority(setup, |_, setup| {
+            let store = setup.destination.url.open()?;
+            Tail::read(&*store, &setup.keys)
+        });
+        let mut known = self.lock();
+        known.tail_at = at;
+        match looked {
+            Ok(tail) => known.tail = Some(tail),
+            Err(error) => {
+                // Nothing is known of what was there before; the hook's own count goes on.
+                known.tail.get_or_insert_default();
+                let message = explain(&error);
+                let line = format!("what a restore would read is not known: {message}");
+                output.log(Level::Unusual, &line);
+                known.error = Some(LastError { id: 0, time: now(), message });
+            }
+        }
+    }
+
+    /// Does `work` on a thread of its own, which has the lowest priority from its start to its end.
+    fn at_lowest_priority<T: Send + 'static>(
+        self: &Arc<Self>,
+        setup: &Arc<Setup>,
+        work: impl FnOnce(&Shared, &Setup) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (shared, setup) = (self.clone(), setup.clone());
+        let folder = setup.folder.clone();
+        let thread = std::thread::Builder::new().name("compaction work".into()).spawn(move || {
+            lower_priority();
+            work(&shared, &setup)
+        });
+        let thread = thread.map_err(Error::file("start a thread for", &folder))?;
+        thread.join().unwrap_or_else(|_| {
+            Err(Error::Refused {
+                what: "a defect of cln-lockstep".into(),
+                hint: "please report it, with the log.".into(),
+            })
+        })
+    }
+
+    fn enter(&self, phase: Phase, all: u64) {
+        self.progress.done.store(0, Ordering::Relaxed);
+        self.progress.all.store(all, Ordering::Relaxed);
+        if let Some(running) = &mut self.lock().running {
+            running.phase = phase;
+        }
+    }
+
+    fn finished(&self, id: u64, done: Done, took: Duration) {
+        let mut known = self.lock();
+        known.running = None;
+        known.error = None;
+        known.last =
+            Some(LastRun { id, time: now(), seconds: took.as_secs_f64(), result: done.outcome });
+        known.proven = Some(Proven { seq: done.proven_seq, time: done.proven_time });
+        known.rates.checked(done.database_bytes, done.checked_in);
+        known.rates.replayed(done.replayed_bytes, done.replayed_in);
+        (known.tail, known.tail_at) = (Some(done.tail), done.tail_at);
+    }
+
+    fn failed(&self, id: u64, message: String) {
+        let mut known = self.lock();
+        known.running = None;
+        known.error = Some(LastError { id, time: now(), message });
+    }
+}
+
+/// What there is to do.
+enum Due {
+    /// Look at the store.
+    Look,
+    /// Compact, under this id.
+    Compaction(u64),
+}
+
+impl Known {
+    fn begin(&mut self, id: u64) -> u64 {
+        self.running = Some(Running { id, phase: Phase::Open, since: Instant::now() });
+        id
+    }
+}
+
+/// On Linux this is the calling thread's alone; elsewhere it would be the whole program's, and is left.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    {
+        // A thread that may not is a thread of ordinary priority.
+        let _ = rustix::process::setpriority_process(None, 19);
+    }
+}

@@ -1,0 +1,152 @@
+//! One compaction, on a thread of its own.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use lockstep_proto::error::{Error, Result};
+use lockstep_proto::fence;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::record::TimeMs;
+use lockstep_proto::shadow::Shadow;
+use lockstep_proto::store::Store;
+use lockstep_proto::tail::Tail;
+use serde::Serialize;
+
+use super::{Phase, Setup, Shared};
+use crate::backup::now;
+
+/// What a compaction did.
+pub struct Done {
+    /// In words.
+    pub outcome: Outcome,
+    /// What is behind the newest snapshot now, …
+    pub tail: Tail,
+    /// … and the hook's count of bytes then.
+    pub tail_at: u64,
+    /// The newest batch in the shadow when it was proved.
+    pub proven_seq: u64,
+    /// When.
+    pub proven_time: TimeMs,
+    /// How long that took.
+    pub checked_in: Duration,
+    /// Bytes of the database.
+    pub database_bytes: u64,
+    /// About the bytes of log that were replayed.
+    pub replayed_bytes: u64,
+    /// How long that took.
+    pub replayed_in: Duration,
+}
+
+/// What came of a compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Outcome {
+    /// A snapshot.
+    Published {
+        /// Its place in the log.
+        seq: u64,
+        /// Bytes of pages in it.
+        bytes: u64,
+        /// Bytes of the database.
+        database_bytes: u64,
+        /// Objects that a restore reads now.
+        objects: usize,
+    },
+    /// There was nothing to make one of.
+    NothingNew,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published { seq, bytes, database_bytes, objects } => write!(
+                f,
+                "snapshot at seq {seq}: {bytes} bytes of pages, of {database_bytes}; a restore reads {objects}"
+            ),
+            Self::NothingNew => f.write_str("nothing new to make a snapshot of"),
+        }
+    }
+}
+
+/// Replays, proves, publishes.
+///
+/// The proof comes first: a snapshot of a shadow that is not in order would be the newest, and the next restore's.
+///
+/// # Errors
+/// The first thing that went wrong; nothing was published.
+pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
+    let Setup { destination, keys, folder, .. } = setup;
+    refuse_too_large(setup)?;
+    let store = destination.url.open()?;
+    Marker::read(&*store)?.require(keys.store())?;
+    not_fenced(shared, setup, &*store)?;
+    let tail = Tail::read(&*store, keys)?;
+    let mut shadow = Shadow::open(&*store, keys, folder)?;
+    let began_at = shadow.seq();
+    shared.enter(Phase::Replay, tail.head_seq.saturating_sub(began_at));
+    let began = Instant::now();
+    shadow.catch_up(&mut |batches| shared.progress.done.store(batches, Ordering::Relaxed))?;
+    let replayed_in = began.elapsed();
+    let replayed = shadow.seq() - began_at;
+    let replayed_bytes = tail.bytes / tail.records.max(1) * replayed;
+
+    shared.enter(Phase::Prove, 0);
+    let began = Instant::now();
+    shadow.prove()?;
+    let (proven_seq, proven_time, checked_in) = (shadow.seq(), now(), began.elapsed());
+
+    // Whoever has taken over compacts, too.
+    not_fenced(shared, setup, &*store)?;
+    shared.enter(Phase::Publish, 0);
+    let published = shadow.publish(&mut |done, all| {
+        shared.progress.done.store(done, Ordering::Relaxed);
+        shared.progress.all.store(all, Ordering::Relaxed);
+    })?;
+    drop(shadow);
+
+    let tail_at = shared.signal.bytes.load(Ordering::Relaxed);
+    let tail = Tail::read(&*store, keys)?;
+    let newest = tail.snapshot.as_ref();
+    let database_bytes = newest.map_or(0, |newest| newest.database_bytes);
+    let outcome = match published {
+        Some(published) => Outcome::Published {
+            seq: published.position.seq,
+            bytes: published.pages * database_bytes.checked_div(published.page_count).unwrap_or(0),
+            database_bytes,
+            objects: published.links,
+        },
+        None => Outcome::NothingNew,
+    };
+    Ok(Done {
+        outcome,
+        tail,
+        tail_at,
+        proven_seq,
+        proven_time,
+        checked_in,
+        database_bytes,
+        replayed_bytes,
+        replayed_in,
+    })
+}
+
+/// A writer that was fenced must not go on.
+fn not_fenced(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<()> {
+    fence::check(store, &setup.keys, shared.signal.epoch.load(Ordering::Relaxed))
+}
+
+fn refuse_too_large(setup: &Setup) -> Result<()> {
+    let Some(most) = setup.settings.shadow_max_bytes else { return Ok(()) };
+    let found = match setup.wallet.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        found => found.map_err(Error::file("look at", &setup.wallet))?.len(),
+    };
+    if found <= most {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        what: format!("the database has {found} bytes, and 'shadow_max_bytes' is {most}"),
+        hint: "raise it, or compact elsewhere with 'backup-cli compact'.".into(),
+    })
+}
