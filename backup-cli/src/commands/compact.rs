@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use lockstep_proto::config::SHADOW_FOLDER;
+use lockstep_proto::config::{LockFile, SHADOW_FOLDER};
 use lockstep_proto::error::Error;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::shadow::{self, Published, Shadow};
@@ -38,7 +38,11 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
     let temporary;
     let folder = match (&args.shadow, &place.node) {
         (Some(folder), _) => folder.clone(),
-        (None, Some(node)) => node.path().join(SHADOW_FOLDER),
+        (None, Some(node)) => {
+            let lock = LockFile::read(node.path())?;
+            let settings = lock.map(|lock| lock.compaction).unwrap_or_default();
+            settings.shadow_in(node.path())
+        }
         (None, None) => {
             temporary = tempfile::tempdir()
                 .map_err(Failure::file("make a folder in", &std::env::temp_dir()))?;

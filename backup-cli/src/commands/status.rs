@@ -4,14 +4,15 @@ use lockstep_node::{Access, wallet};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::seal::StoreId;
 use lockstep_proto::slots;
+use lockstep_proto::tail::{NewestSnapshot, Tail};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::LogEnd;
 use serde::Serialize;
 
-use super::missing_slots;
+use super::{missing_slots, now};
 use crate::args::PlaceArgs;
 use crate::failure::Result;
-use crate::output::{Output, utc};
+use crate::output::{Output, bytes, utc};
 use crate::place::Place;
 
 #[derive(Serialize)]
@@ -35,6 +36,37 @@ struct DestinationReport {
     data_version: Option<u32>,
     epoch: u32,
     time: u64,
+    /// The newest snapshot; `null` where the log alone leads to the database.
+    snapshot: Option<SnapshotReport>,
+    /// About the bytes of log behind it, …
+    tail_bytes: Option<u64>,
+    /// … and their records: batches, and the few that begin and end segments.
+    tail_records: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct SnapshotReport {
+    seq: u64,
+    data_version: Option<u32>,
+    /// When the newest batch in it was appended.
+    time: u64,
+    age_seconds: u64,
+    /// Objects that a restore reads for it.
+    objects: usize,
+    database_bytes: u64,
+}
+
+impl From<NewestSnapshot> for SnapshotReport {
+    fn from(newest: NewestSnapshot) -> Self {
+        Self {
+            seq: newest.seq,
+            data_version: newest.data_version.map(|version| version.0),
+            time: newest.time,
+            age_seconds: now().saturating_sub(newest.time) / 1000,
+            objects: newest.objects,
+            database_bytes: newest.database_bytes,
+        }
+    }
 }
 
 /// Shows it.
@@ -48,6 +80,13 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         running = node.running()?.is_some();
         database = wallet::data_version(node.wallet(), Access::Shared)?;
     }
+    let tail = match Tail::read(&*place.store, &place.keys) {
+        Ok(tail) => Some(tail),
+        Err(error) => {
+            warnings.push(format!("a restore would fail: {error}"));
+            None
+        }
+    };
     let head = end.head.data_version;
     let ahead = database.map(|version| DataVersion(version).ahead_of(head.unwrap_or_default()));
     let state = match ahead {
@@ -76,6 +115,9 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
             data_version: head.map(|version| version.0),
             epoch: end.epoch,
             time: end.time,
+            tail_bytes: tail.as_ref().map(|tail| tail.bytes),
+            tail_records: tail.as_ref().map(|tail| tail.records),
+            snapshot: tail.and_then(|tail| tail.snapshot).map(SnapshotReport::from),
         }],
         database,
         running,
@@ -103,6 +145,19 @@ fn text(report: &Report) -> String {
             d.state,
             utc(d.time)
         );
+    }
+    for d in &report.destinations {
+        let (Some(tail), Some(records)) = (d.tail_bytes, d.tail_records) else { continue };
+        text += &match &d.snapshot {
+            Some(newest) => format!(
+                "newest snapshot: seq {}, {} ({}); behind it {} in {records} records\n",
+                newest.seq,
+                utc(newest.time),
+                bytes(newest.database_bytes),
+                bytes(tail),
+            ),
+            None => format!("no snapshot; the log is {} in {records} records\n", bytes(tail)),
+        };
     }
     if let Some(version) = report.database {
         let running = if report.running { ", lightningd is running" } else { "" };

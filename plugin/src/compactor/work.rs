@@ -1,6 +1,7 @@
 //! One compaction, on a thread of its own.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::TimeMs;
-use lockstep_proto::shadow::Shadow;
+use lockstep_proto::shadow::{self, Shadow};
 use lockstep_proto::store::Store;
 use lockstep_proto::tail::Tail;
 use serde::Serialize;
@@ -46,8 +47,8 @@ pub enum Outcome {
     Published {
         /// Its place in the log.
         seq: u64,
-        /// Bytes of pages in it.
-        bytes: u64,
+        /// Bytes of it, as they are stored.
+        stored_bytes: u64,
         /// Bytes of the database.
         database_bytes: u64,
         /// Objects that a restore reads now.
@@ -60,9 +61,10 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Published { seq, bytes, database_bytes, objects } => write!(
+            Self::Published { seq, stored_bytes, database_bytes, objects } => write!(
                 f,
-                "snapshot at seq {seq}: {bytes} bytes of pages, of {database_bytes}; a restore reads {objects}"
+                "snapshot at seq {seq} of {stored_bytes} bytes, for a database of {database_bytes}; a restore \
+                 reads {objects}"
             ),
             Self::NothingNew => f.write_str("nothing new to make a snapshot of"),
         }
@@ -77,6 +79,7 @@ impl fmt::Display for Outcome {
 /// The first thing that went wrong; nothing was published.
 pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
     let Setup { destination, keys, folder, .. } = setup;
+    refuse_foreign(folder)?;
     refuse_too_large(setup)?;
     let store = destination.url.open()?;
     Marker::read(&*store)?.require(keys.store())?;
@@ -112,7 +115,7 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
     let outcome = match published {
         Some(published) => Outcome::Published {
             seq: published.position.seq,
-            bytes: published.pages * database_bytes.checked_div(published.page_count).unwrap_or(0),
+            stored_bytes: published.stored_bytes,
             database_bytes,
             objects: published.links,
         },
@@ -134,6 +137,17 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
 /// A writer that was fenced must not go on.
 fn not_fenced(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<()> {
     fence::check(store, &setup.keys, shared.signal.epoch.load(Ordering::Relaxed))
+}
+
+/// A shadow that is made anew removes what is in its folder.
+fn refuse_foreign(folder: &Path) -> Result<()> {
+    if shadow::is_free(folder) {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        what: format!("'{}' holds something else than a shadow", folder.display()),
+        hint: "nothing was changed; set 'shadow' in backup.lock to an empty or new folder.".into(),
+    })
 }
 
 fn refuse_too_large(setup: &Setup) -> Result<()> {
