@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_tests::Batch;
 use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
+use serde_json::{Value, json};
 
 /// The calls to measure with: the recorded node where it is there, else a generated one. At most `limit`.
 pub fn calls(limit: usize) -> (String, Vec<Batch>) {
@@ -78,15 +79,46 @@ impl Plugin {
 
     /// Sends a message and waits for its answer, skipping log lines.
     pub fn call(&mut self, message: &[u8]) -> io::Result<()> {
+        let answer = self.answer(message)?;
+        if answer.contains("\"error\"") || answer.contains("\"disable\"") {
+            Err(io::Error::other(answer))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Tells it that the node runs: from here on it has RPC methods.
+    pub fn init(&mut self, directory: &Path) -> io::Result<()> {
+        let params = json!({
+            "options": {},
+            "configuration": {
+                "lightning-dir": directory,
+                "rpc-file": "lightning-rpc",
+                "startup": true,
+                "network": "regtest",
+                "feature_set": {"init": "", "node": "", "channel": "", "invoice": ""},
+            },
+        });
+        self.ask("init", &params).map(drop)
+    }
+
+    /// Calls an RPC method and gives its result.
+    pub fn ask(&mut self, method: &str, params: &Value) -> io::Result<Value> {
+        let message = json!({"jsonrpc": "2.0", "id": method, "method": method, "params": params});
+        let answer = self.answer(format!("{message}\n\n").as_bytes())?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        match answer.get("result") {
+            Some(result) => Ok(result.clone()),
+            None => Err(io::Error::other(answer.to_string())),
+        }
+    }
+
+    fn answer(&mut self, message: &[u8]) -> io::Result<String> {
         self.stdin.write_all(message)?;
         loop {
             let answer = self.message()?;
             if !answer.contains("\"method\":\"log\"") {
-                return if answer.contains("\"error\"") || answer.contains("\"disable\"") {
-                    Err(io::Error::other(answer))
-                } else {
-                    Ok(())
-                };
+                return Ok(answer);
             }
         }
     }
@@ -107,11 +139,20 @@ impl Plugin {
 
     /// Resident memory in KiB, from the kernel's account.
     pub fn resident_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         status
             .ok()
             .and_then(|status| {
-                let line = status.lines().find(|line| line.starts_with("VmRSS:"))?.to_owned();
+                let line = status.lines().find(|line| line.starts_with(field))?.to_owned();
                 line.split_whitespace().nth(1)?.parse().ok()
             })
             .unwrap_or(0)
