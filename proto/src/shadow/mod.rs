@@ -27,7 +27,7 @@ use crate::log::{self, After, LogReader, Mark};
 use crate::record::Base;
 use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::replay::{self, Guard, Replay, sqlite_error};
-use crate::restore::{PageFile, Plan};
+use crate::restore::{PageFile, Plan, Progress};
 use crate::seal::{Chain, KeyRing};
 use crate::snapshot::{self, Content, HeaderFields, Pages};
 use crate::store::Store;
@@ -40,6 +40,9 @@ const WAL_BYTES: u64 = 32 << 20;
 /// Most snapshots that a restore reads, one after another.
 const LINKS_MAX: usize = 10;
 const LOCK: &str = "lock";
+/// A file is synced each time that so much was written to it: a node that syncs a record on the same disk would
+/// else wait for all of it.
+const UNSYNCED_MAX: u64 = 8 << 20;
 
 /// A database replayed from the log in a store. After an error it is of no further use.
 pub struct Shadow<'s> {
@@ -318,8 +321,20 @@ fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<O
     let mut options = OpenOptions::new();
     let file = options.create_new(true).read(true).write(true).mode(0o600).open(path);
     let file = file.map_err(Error::file("create", path))?;
-    let mut silent = |_| {};
-    let read = PageFile::new(&file, path, &mut silent).read(store, keys, &plan.lineage)?;
+    let (mut synced, mut failed) = (0, None);
+    let mut in_small_portions = |progress| {
+        if let Progress::Pages(bytes) = progress
+            && bytes >= synced + UNSYNCED_MAX
+        {
+            synced = bytes;
+            failed = file.sync_data().err().or(failed.take());
+        }
+    };
+    let mut pages = PageFile::new(&file, path, &mut in_small_portions);
+    let read = pages.read(store, keys, &plan.lineage)?;
+    if let Some(error) = failed {
+        return Err(Error::file("sync", path)(error));
+    }
     let newest = plan.lineage.links.last().map(|link| &link.summary);
     let fields = match newest {
         Some(_) => {

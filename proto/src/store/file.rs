@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, fstatfs, fsync, linkat, mkdirat, openat, statat, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, fdatasync, fstatfs, fsync, linkat, mkdirat, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -21,6 +22,9 @@ use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
 use crate::{hex, layout};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+/// A new object is synced as it is written, each time that so much was: what waits in memory for the disk is
+/// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.
+const UNSYNCED_MAX: u64 = 8 << 20;
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
 /// A folder that keeps objects as files.
@@ -255,7 +259,11 @@ impl NewObject for NewFile<'_> {
         self.out
             .write_all_at(bytes, self.at)
             .map_err(|error| self.store.error("write", &self.name, error.into()))?;
+        let before = self.at / UNSYNCED_MAX;
         self.at += bytes.len() as u64;
+        if self.at / UNSYNCED_MAX > before {
+            fdatasync(&self.out).map_err(self.store.failed("sync", &self.name))?;
+        }
         Ok(())
     }
 
