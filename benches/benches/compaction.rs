@@ -149,7 +149,7 @@ fn fill(path: &Path, rows: u64, rng: &mut Rng) {
     let mut bytes = vec![0; 4000];
     for row in 1..=rows {
         rng.fill(&mut bytes);
-        insert.execute((row, &bytes)).expect("a row");
+        insert.execute((row as i64, &bytes)).expect("a row");
     }
     drop(insert);
     db.execute_batch("COMMIT").expect("commits");

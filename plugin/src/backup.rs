@@ -15,6 +15,7 @@ use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{StartReason, TimeMs};
+use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::session::{Direction, Session};
 use lockstep_proto::slots;
@@ -54,7 +55,7 @@ pub struct Backup {
     status: SharedStatus,
     compactor: Compactor,
     /// Until it is started.
-    compaction: Option<Compaction>,
+    compaction: Option<(Compaction, Policy)>,
     output: Arc<Output>,
 }
 
@@ -126,14 +127,14 @@ impl Backup {
             gap: false,
             copy: None,
             compactor: status.compactor().clone(),
-            compaction: Some(lock.compaction),
+            compaction: Some((lock.compaction, lock.retention)),
             status,
             output,
             directory,
         };
         backup.compare(&end)?;
         backup.publish_status(&end)?;
-        if let Some(settings) = &backup.compaction {
+        if let Some((settings, _)) = &backup.compaction {
             backup.compactor.offer(settings.clone());
         }
         Ok(backup)
@@ -367,13 +368,14 @@ impl Backup {
 
     /// A call was answered: from the first one on there may be compactions.
     pub fn answered(&mut self) {
-        let Some(settings) = self.compaction.take() else { return };
+        let Some((settings, retention)) = self.compaction.take() else { return };
         let setup = Setup {
             destination: self.destination.clone(),
             keys: self.keys.clone(),
             wallet: self.wallet.clone(),
             folder: settings.shadow_in(&self.directory),
             settings,
+            retention,
         };
         if let Err(error) = self.compactor.start(setup, self.output.clone()) {
             let line = format!("no compaction: failed to start a thread: {error}");

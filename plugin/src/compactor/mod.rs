@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::config::{Compaction, NamedDestination};
 use lockstep_proto::error::Error;
 use lockstep_proto::record::TimeMs;
+use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::tail::Tail;
 use lockstep_proto::writer::Writer;
@@ -77,6 +78,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// When.
     pub settings: Compaction,
+    /// What stays.
+    pub retention: Policy,
 }
 
 /// What the threads and the RPC methods share. The hook never looks at it.
@@ -116,6 +119,8 @@ pub enum Phase {
     Prove,
     /// Writes the snapshot. Counts bytes.
     Publish,
+    /// Removes what retention does not keep.
+    Prune,
 }
 
 /// What `backup-status` shows of compaction. Fields only ever get more.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence;
 use lockstep_proto::marker::Marker;
+use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::record::TimeMs;
 use lockstep_proto::shadow::{self, Shadow};
 use lockstep_proto::store::Store;
@@ -53,6 +54,8 @@ pub enum Outcome {
         database_bytes: u64,
         /// Objects that a restore reads now.
         objects: usize,
+        /// Objects that retention did not keep.
+        removed: usize,
     },
     /// There was nothing to make one of.
     NothingNew,
@@ -61,10 +64,10 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Published { seq, stored_bytes, database_bytes, objects } => write!(
+            Self::Published { seq, stored_bytes, database_bytes, objects, removed } => write!(
                 f,
                 "snapshot at seq {seq} of {stored_bytes} bytes, for a database of {database_bytes}; a restore \
-                 reads {objects}"
+                 reads {objects}; {removed} old objects removed"
             ),
             Self::NothingNew => f.write_str("nothing new to make a snapshot of"),
         }
@@ -107,6 +110,10 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
         shared.progress.all.store(all, Ordering::Relaxed);
     })?;
     drop(shadow);
+    let removed = match published {
+        Some(_) => prune(shared, setup, &*store)?,
+        None => 0,
+    };
 
     let tail_at = shared.signal.bytes.load(Ordering::Relaxed);
     let tail = Tail::read(&*store, keys)?;
@@ -118,6 +125,7 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
             stored_bytes: published.stored_bytes,
             database_bytes,
             objects: published.links,
+            removed,
         },
         None => Outcome::NothingNew,
     };
@@ -132,6 +140,15 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
         replayed_bytes,
         replayed_in,
     })
+}
+
+/// Removes what the retention policy does not keep, now that a newer snapshot is there.
+fn prune(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
+    let plan = PrunePlan::new(store, &setup.keys, &setup.retention, now())?;
+    shared.enter(Phase::Prune, 0);
+    let mut removed = 0;
+    plan.run(store, &mut || not_fenced(shared, setup, store), &mut |count| removed = count)?;
+    Ok(removed as usize)
 }
 
 /// A writer that was fenced must not go on.
