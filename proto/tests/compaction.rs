@@ -24,6 +24,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Migrate),
         1 => Just(Step::Restart),
         4 => Just(Step::Compact),
+        2 => Just(Step::CompactElsewhere),
         2 => Just(Step::Prune),
         1 => Just(Step::Gap),
         1 => Just(Step::LoseShadow),

@@ -105,8 +105,12 @@ impl<'s> Shadow<'s> {
         let state = State::read(&folder.join(STATE)).filter(|state| {
             (state.head.store_id, state.head.generation) == (keys.store(), plan.generation)
         });
+        let first =
+            log::segments(store, plan.generation)?.first().map(|first| first.name.first_seq);
         if let Some(state) = state
             && let Some((db, guard, state, after)) = reopen(&path, state)?
+            // Else what it needs was removed, since another process compacted.
+            && first.is_none_or(|first| first <= after.seq + 1)
         {
             return Ok(Self {
                 store,

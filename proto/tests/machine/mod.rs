@@ -37,6 +37,8 @@ pub enum Step {
     Restart,
     /// The log is compacted.
     Compact,
+    /// Another machine compacts the same log, with a shadow of its own.
+    CompactElsewhere,
     /// The node writes without its log, which goes on in a new generation.
     Gap,
     /// Only the newest snapshot is kept.
@@ -178,6 +180,10 @@ impl Machine {
                 }
             }
             Step::Compact => self.compact(),
+            Step::CompactElsewhere => {
+                let folder = self.folder.path().join("elsewhere");
+                self.snapshots += usize::from(compact(&self.store, &self.keys, &folder).unwrap());
+            }
             Step::Gap => {
                 let rows = self.rows(3);
                 self.version += 1;
