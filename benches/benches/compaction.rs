@@ -14,7 +14,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lockstep_benches::{Plugin, message, percentile, release_binary};
+use lockstep_benches::{Plugin, Raw, message, percentile, release_binary};
 use lockstep_proto::config::read_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::shadow::Shadow;
@@ -28,7 +28,9 @@ use serde_json::{Value, json};
 const PAGE: u64 = 4096;
 /// A node's calls do not come without a pause.
 const BETWEEN_CALLS: Duration = Duration::from_millis(1);
-const CALLS_WITHOUT: usize = 3_000;
+const CALLS_WITHOUT: usize = 2_000;
+/// About what the record of one takes.
+const CALL_BYTES: usize = 80;
 /// The status is asked for once in so many calls, compaction or not.
 const CALLS_PER_STATUS: usize = 50;
 
@@ -52,6 +54,21 @@ struct Large {
     calls: usize,
     rng: Rng,
     plugin: Plugin,
+    raw: Raw,
+}
+
+/// The times of calls, and of as many bare writes on the same disk, in turn.
+#[derive(Default)]
+struct Times {
+    calls: Vec<Duration>,
+    floor: Vec<Duration>,
+}
+
+impl Times {
+    fn add(&mut self, other: Self) {
+        self.calls.extend(other.calls);
+        self.floor.extend(other.floor);
+    }
 }
 
 impl Large {
@@ -77,7 +94,8 @@ impl Large {
         fs::write(&lock, value.to_string()).expect("backup.lock is written");
         let mut plugin = Plugin::start(&plugin, &node).expect("the plugin starts");
         plugin.init(&node).expect("the plugin takes init");
-        Self { dir, rows, version: 1, calls: 0, rng, plugin }
+        let raw = Raw::new(&dir.path("raw"), 64 << 20).expect("a file of zeros");
+        Self { dir, rows, version: 1, calls: 0, rng, plugin, raw }
     }
 
     fn shadow(&self) -> PathBuf {
@@ -120,14 +138,16 @@ impl Large {
     }
 
     /// Calls until `enough` says so; each with its time.
-    fn calls_until(&mut self, mut enough: impl FnMut(&Value, usize) -> bool) -> Vec<Duration> {
-        let mut times = Vec::new();
+    fn calls_until(&mut self, mut enough: impl FnMut(&Value, usize) -> bool) -> Times {
+        let mut times = Times::default();
         loop {
             for _ in 0..CALLS_PER_STATUS {
-                times.push(self.any_call());
+                times.calls.push(self.any_call());
+                sleep(BETWEEN_CALLS);
+                times.floor.push(self.raw.write(CALL_BYTES).expect("the floor writes"));
                 sleep(BETWEEN_CALLS);
             }
-            if enough(&self.compaction(), times.len()) {
+            if enough(&self.compaction(), times.calls.len()) {
                 return times;
             }
         }
@@ -157,16 +177,28 @@ fn fill(path: &Path, rows: u64, rng: &mut Rng) {
 
 fn latency(mib: u64) {
     let mut node = Large::new(mib);
-    let (mut without, mut during): (Vec<Duration>, Vec<_>) = Default::default();
-    println!("\ndatabase of {mib} MiB; a call changes 4 of its pages, 1 ms between calls");
-    println!("| | calls | p50 µs | p99 µs | max µs | s |\n|---|---|---|---|---|---|");
-    let row = |name: &str, times: &mut Vec<Duration>, seconds: f64| {
-        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|p| percentile(times, p));
-        println!("| {name} | {} | {p50:.0} | {p99:.0} | {max:.0} | {seconds:.1} |", times.len());
+    let (mut without, mut during) = (Times::default(), Times::default());
+    println!(
+        "\ndatabase of {mib} MiB; a call changes 4 of its pages; in turn with writes + fdatasync of as many \
+         bytes by this process (the floor), 1 ms between"
+    );
+    println!("| | calls | p50 µs | p99 µs | max µs | floor p50 | p99 | max | s |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let row = |name: &str, times: &mut Times, seconds: f64| {
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|p| percentile(&mut times.calls, p));
+        let floor = [0.5, 0.99, 1.0].map(|p| percentile(&mut times.floor, p));
+        println!(
+            "| {name} | {} | {p50:.0} | {p99:.0} | {max:.0} | {:.0} | {:.0} | {:.0} | {seconds:.1} |",
+            times.calls.len(),
+            floor[0],
+            floor[1],
+            floor[2]
+        );
         (p50, p99)
     };
     node.any_call();
     let seconds = |since: Instant| since.elapsed().as_secs_f64();
+    let mut total = [0.0, 0.0];
     for (what, changed) in [
         ("the shadow is made, little changed", None),
         ("10 % changed", Some(10)),
@@ -181,19 +213,21 @@ fn latency(mib: u64) {
         }
         let began = Instant::now();
         let mut times = node.calls_until(|_, calls| calls >= CALLS_WITHOUT);
+        total[0] += seconds(began);
         row("none runs", &mut times, seconds(began));
-        without.extend(times);
+        without.add(times);
         let asked = node.plugin.ask("backup-compact", &json!({})).expect("it starts");
         let began = Instant::now();
         let mut times = node.calls_until(|status, _| {
             assert!(status["error"].is_null(), "{status}");
             status["last"]["id"] == asked["id"]
         });
+        total[1] += seconds(began);
         row(what, &mut times, seconds(began));
-        during.extend(times);
+        during.add(times);
     }
-    let none = row("**all: none runs**", &mut without, 0.0);
-    let one = row("**all: one runs**", &mut during, 0.0);
+    let none = row("**all: none runs**", &mut without, total[0]);
+    let one = row("**all: one runs**", &mut during, total[1]);
     println!("ratio: p50 {:.2}, p99 {:.2}", one.0 / none.0, one.1 / none.1);
     println!("most resident memory of the plugin: {} KiB", node.plugin.peak_kib());
     node.plugin.stop();

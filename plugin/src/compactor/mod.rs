@@ -9,6 +9,7 @@
 //! Nothing starts before the first call of the hook was answered, and nothing need be ended: what a process that
 //! dies in the middle leaves is as good as before.
 
+mod pace;
 mod policy;
 mod work;
 
@@ -393,7 +394,7 @@ impl Shared {
     fn at_lowest_priority<T: Send + 'static>(
         self: &Arc<Self>,
         setup: &Arc<Setup>,
-        work: impl FnOnce(&Shared, &Setup) -> Result<T, Error> + Send + 'static,
+        work: impl FnOnce(&Arc<Shared>, &Setup) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (shared, setup) = (self.clone(), setup.clone());
         let folder = setup.folder.clone();

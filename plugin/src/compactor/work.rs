@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use lockstep_proto::store::Store;
 use lockstep_proto::tail::Tail;
 use serde::Serialize;
 
+use super::pace::{Pace, Paced};
 use super::{Phase, Setup, Shared};
 use crate::backup::now;
 
@@ -80,20 +82,25 @@ impl fmt::Display for Outcome {
 ///
 /// # Errors
 /// The first thing that went wrong; nothing was published.
-pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
+pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let Setup { destination, keys, folder, .. } = setup;
     refuse_foreign(folder)?;
     refuse_too_large(setup)?;
-    let store = destination.url.open()?;
-    Marker::read(&*store)?.require(keys.store())?;
-    not_fenced(shared, setup, &*store)?;
-    let tail = Tail::read(&*store, keys)?;
-    let mut shadow = Shadow::open(&*store, keys, folder)?;
+    let pace = Pace::new(shared);
+    let store = Paced { store: destination.url.open()?, pace: pace.clone() };
+    Marker::read(&store)?.require(keys.store())?;
+    not_fenced(shared, setup, &store)?;
+    let tail = Tail::read(&store, keys)?;
+    let mut shadow = Shadow::open(&store, keys, folder)?;
     let began_at = shadow.seq();
     shared.enter(Phase::Replay, tail.head_seq.saturating_sub(began_at));
     let began = Instant::now();
-    shadow.catch_up(&mut |batches| shared.progress.done.store(batches, Ordering::Relaxed))?;
-    let replayed_in = began.elapsed();
+    pace.rested();
+    shadow.catch_up(&mut |batches| {
+        shared.progress.done.store(batches, Ordering::Relaxed);
+        pace.rest();
+    })?;
+    let replayed_in = began.elapsed().saturating_sub(pace.rested());
     let replayed = shadow.seq() - began_at;
     let replayed_bytes = tail.bytes / tail.records.max(1) * replayed;
 
@@ -103,7 +110,7 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
     let (proven_seq, proven_time, checked_in) = (shadow.seq(), now(), began.elapsed());
 
     // Whoever has taken over compacts, too.
-    not_fenced(shared, setup, &*store)?;
+    not_fenced(shared, setup, &store)?;
     shared.enter(Phase::Publish, 0);
     let published = shadow.publish(&mut |done, all| {
         shared.progress.done.store(done, Ordering::Relaxed);
@@ -116,7 +123,7 @@ pub fn compact(shared: &Shared, setup: &Setup) -> Result<Done> {
     };
 
     let tail_at = shared.signal.bytes.load(Ordering::Relaxed);
-    let tail = Tail::read(&*store, keys)?;
+    let tail = Tail::read(&store, keys)?;
     let newest = tail.snapshot.as_ref();
     let database_bytes = newest.map_or(0, |newest| newest.database_bytes);
     let outcome = match published {

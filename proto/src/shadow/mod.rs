@@ -36,13 +36,13 @@ use crate::version::DataVersion;
 const DATABASE: &str = "shadow.sqlite3";
 const STATE: &str = "shadow.state";
 /// The write-ahead log is moved to the database file when it is as long as this.
-const WAL_BYTES: u64 = 32 << 20;
+const WAL_BYTES: u64 = 8 << 20;
 /// Most snapshots that a restore reads, one after another.
 const LINKS_MAX: usize = 10;
 const LOCK: &str = "lock";
 /// A file is synced each time that so much was written to it: a node that syncs a record on the same disk would
 /// else wait for all of it.
-const UNSYNCED_MAX: u64 = 8 << 20;
+const UNSYNCED_MAX: u64 = 2 << 20;
 
 /// A database replayed from the log in a store. After an error it is of no further use.
 pub struct Shadow<'s> {

@@ -24,7 +24,7 @@ use crate::{hex, layout};
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// A new object is synced as it is written, each time that so much was: what waits in memory for the disk is
 /// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.
-const UNSYNCED_MAX: u64 = 8 << 20;
+const UNSYNCED_MAX: u64 = 2 << 20;
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
 /// A folder that keeps objects as files.
