@@ -320,8 +320,8 @@ fn it_may_be_killed_at_any_moment() {
     let (backed, mut node, mut workload) = running(seed, json!({}));
     let began = Instant::now();
     compact(&mut node);
-    // As long as a compaction takes, and a little longer.
-    let longest = began.elapsed().mul_f64(1.2);
+    // It rests while the node writes, and takes longer than this one.
+    let longest = 4 * began.elapsed();
     let (deaths, mut midway, mut phases) = (ci_or_long(25, 500), 0, Vec::new());
     for death in 0..deaths {
         if rng.u8(..5) == 0 {
@@ -385,12 +385,12 @@ fn the_database_is_restored_equal_while_it_grows_and_is_compacted() {
     let (backed, mut node, mut workload) = running(10, json!({"tail_bytes": 1}));
     let batches = ci_or_long(1_500, 50_000);
     for _ in 0..5 {
+        let before = snapshots(&backed);
         Backed::write(&mut node, &mut workload, batches / 5);
         node.write(&Step::transaction(["DELETE FROM forwards"])).unwrap().expect_committed();
-        sleep(Duration::from_millis(700));
+        wait(&mut node, "one more", |_| snapshots(&backed) > before);
         assert_eq!(backed.check(&node), Standing::Committed);
     }
-    assert!(snapshots(&backed) > 1, "{}", snapshots(&backed));
     let plugin = node.plugin().unwrap().id();
     let kernel = fs::read_to_string(format!("/proc/{plugin}/status")).unwrap();
     let peak = kernel.lines().find(|line| line.starts_with("VmHWM")).unwrap();
