@@ -2,6 +2,7 @@
 //! `backup-cli` restores, and refuses what it refuses.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -9,7 +10,7 @@ use lockstep_tests::backed::{Backed, files_under};
 use lockstep_tests::binaries::Cli;
 use lockstep_tests::sim::{Crash, CrashPoint, Node};
 use lockstep_tests::testdir::copy_dir;
-use lockstep_tests::workload::{Trace, Traces, Workload};
+use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
 use lockstep_tests::{Step, oracle};
 use serde_json::Value;
 
@@ -186,6 +187,144 @@ fn assert_damage_is_refused(python: &Path, backed: &Backed) {
     }
 }
 
+/// `backup-cli compact`, then the snapshot that it made.
+#[track_caller]
+fn compact(backed: &Backed) -> String {
+    let run = Cli::new(["compact", "--json", "--lightning-dir"]).arg(backed.network_dir());
+    let report = run.run().expect_success().json();
+    report["snapshot"].as_str().expect("a snapshot").to_owned()
+}
+
+/// A copy of the store without these objects, or with one byte of them changed.
+fn copy_without(backed: &Backed, damaged: bool, names: &[&str]) -> PathBuf {
+    let copy = backed.dir().path("copy");
+    let _ = fs::remove_dir_all(&copy);
+    copy_dir(&backed.store(), &copy).unwrap();
+    for name in names {
+        let path = copy.join(name);
+        if damaged {
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            fs::write(path, bytes).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    copy
+}
+
+/// The line of the Python reader that names the snapshot it began with.
+#[track_caller]
+fn begins_with(python: &Path, backed: &Backed, store: &Path) -> String {
+    let dest = backed.new_dest();
+    let key = backed.network_file("backup.key");
+    let run = reader(python, store, &dest).arg("--key-file").arg(key).run().expect_success();
+    fs::remove_file(dest).unwrap();
+    let line = run.stdout.lines().find_map(|line| line.strip_prefix("snapshot: "));
+    line.expect("it says what it began with").to_owned()
+}
+
+#[test]
+fn a_store_that_was_compacted_and_pruned_is_restored_by_both() {
+    let name = "a_store_that_was_compacted_and_pruned_is_restored_by_both";
+    let Some(python) = python(name) else { return };
+    let backed = Backed::fresh();
+    let mut workload = Workload::new(WorkloadConfig::seeded(8).lean());
+    let mut node = backed.running(&mut workload);
+    // Pages that stay as they are, so that a delta is worth while.
+    let large = noise(1_000_000);
+    write(&mut node, &format!("INSERT INTO vars (name, blobval) VALUES ('large', x'{large}')"));
+    let store = backed.store();
+    let mut made = Vec::new();
+    for round in 0..6 {
+        Backed::write(&mut node, &mut workload, 60);
+        let snapshot = compact(&backed);
+        both(python, &backed, &store).expect("right behind a snapshot");
+        assert_eq!(begins_with(python, &backed, &store), snapshot);
+        made.push(snapshot);
+        Backed::write(&mut node, &mut workload, 15);
+        // Restarts, in order or not: with a batch that the next session voids, or one that it does not.
+        match round % 3 {
+            0 => drop(node.stop().unwrap()),
+            1 => lose_one(&mut node, &mut workload),
+            _ => node.kill().unwrap(),
+        }
+        both(python, &backed, &store).expect("behind a snapshot and a session");
+        node.start().unwrap();
+        Backed::write(&mut node, &mut workload, 15);
+    }
+    backed.check(&node);
+    let plan = backed.restore(&backed.new_dest()).arg("--dry-run").arg("--json").run();
+    let plan = plan.expect_success().json();
+    let chain: Vec<&str> =
+        plan["snapshots"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert!(chain.len() > 1, "the newest is a delta: {plan}");
+    assert!(made.len() > chain.len() + 1, "not each is a parent: {plan}");
+    let (base, newest) = (chain[0], *chain.last().unwrap());
+
+    // The log reaches back: older snapshots give the same.
+    let whole = both(python, &backed, &store);
+    for damaged in [false, true] {
+        for name in &made {
+            let copy = copy_without(&backed, damaged, &[name]);
+            assert_eq!(both(python, &backed, &copy), whole, "{name}, damaged: {damaged}");
+            let passed_over = begins_with(python, &backed, &copy) != newest;
+            assert_eq!(passed_over, chain.contains(&name.as_str()), "{name}");
+        }
+    }
+    let all: Vec<_> = made.iter().map(String::as_str).collect();
+    let copy = copy_without(&backed, false, &all);
+    assert_eq!(both(python, &backed, &copy), whole, "the log alone");
+    assert_eq!(begins_with(python, &backed, &copy), "none");
+
+    let prune =
+        Cli::new(["prune", "--keep-last", "1", "--lightning-dir"]).arg(backed.network_dir());
+    prune.run().expect_success();
+    assert_eq!(both(python, &backed, &store), whole);
+    assert_eq!(begins_with(python, &backed, &store), newest);
+    // Now the log does not reach back to any other.
+    for (damaged, names) in
+        [(false, &[newest][..]), (true, &[newest]), (true, &[base]), (false, &[base])]
+    {
+        let copy = copy_without(&backed, damaged, names);
+        assert_eq!(both(python, &backed, &copy), None, "{damaged} {names:?}");
+    }
+    let first = files_under(&store.join("log")).swap_remove(0);
+    let copy = copy_without(&backed, false, &[Path::new("log").join(first).to_str().unwrap()]);
+    assert_eq!(both(python, &backed, &copy), None, "the first segment left");
+
+    // A log that is older than its snapshot: a copy that was half brought up to date.
+    let old = backed.dir().path("old");
+    copy_dir(&store, &old).unwrap();
+    Backed::write(&mut node, &mut workload, 60);
+    let next = compact(&backed);
+    Backed::write(&mut node, &mut workload, 5);
+    both(python, &backed, &store).expect("pruned, and compacted again");
+    assert_eq!(begins_with(python, &backed, &store), next);
+    fs::copy(store.join(&next), old.join(&next)).unwrap();
+    assert_eq!(both(python, &backed, &old), None, "a snapshot beyond the log");
+
+    // A gap begins a generation with a snapshot of its own; compaction goes on from that.
+    node.stop().unwrap();
+    let alone = "INSERT OR REPLACE INTO vars (name, intval) VALUES ('alone', 1)";
+    for _ in 0..2 {
+        node.commit_unhooked(&Step::transaction([alone])).unwrap();
+    }
+    node.start().unwrap();
+    for _ in 0..2 {
+        Backed::write(&mut node, &mut workload, 40);
+        let next = compact(&backed);
+        assert_eq!(begins_with(python, &backed, &store), next);
+        both(python, &backed, &store).expect("compacted in its second generation");
+    }
+    let prune =
+        Cli::new(["prune", "--keep-last", "1", "--lightning-dir"]).arg(backed.network_dir());
+    prune.run().expect_success();
+    both(python, &backed, &store).expect("pruned in its second generation");
+    backed.check(&node);
+}
+
 #[test]
 fn an_interrupted_write_is_told_from_damage_by_both() {
     let Some(python) = python("an_interrupted_write_is_told_from_damage_by_both") else { return };
@@ -193,11 +332,15 @@ fn an_interrupted_write_is_told_from_damage_by_both() {
     let mut workload = Workload::seeded(6);
     let mut node = backed.running(&mut workload);
     Backed::write(&mut node, &mut workload, 20);
-    write(&mut node, &format!("INSERT INTO vars (name, blobval) VALUES ('b', x'{}')", noise()));
-    node.kill().unwrap();
+    write(
+        &mut node,
+        &format!("INSERT INTO vars (name, blobval) VALUES ('b', x'{}')", noise(1_500)),
+    );
     let segment = files_under(&backed.store().join("log")).pop().expect("a segment");
     let copy = backed.dir().path("torn");
+    // While the node runs: a plugin that sees it die first may still close the segment.
     copy_dir(&backed.store(), &copy).unwrap();
+    node.kill().unwrap();
     let at = copy.join("log").join(segment);
     let whole = fs::read(&at).unwrap();
     let end = whole.iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -226,10 +369,10 @@ fn an_interrupted_write_is_told_from_damage_by_both() {
     }
 }
 
-/// 1,500 bytes in hex that do not compress.
-fn noise() -> String {
+/// So many bytes in hex that do not compress.
+fn noise(bytes: usize) -> String {
     let mut rng = fastrand::Rng::with_seed(1);
-    (0..1_500).map(|_| format!("{:02x}", rng.u8(..))).collect()
+    (0..bytes).map(|_| format!("{:02x}", rng.u8(..))).collect()
 }
 
 #[test]
@@ -255,7 +398,6 @@ fn every_secret_opens_a_store() {
             fs::write(backed.network_file("hsm_secret"), content).unwrap();
         }
         let passphrase = file("passphrase", b"correct horse\n");
-        let identity = file("identity", identity.as_bytes());
         let init = backed.init().arg("--passphrase-file").arg(&passphrase);
         init.arg("--recipient").arg(recipient).run().expect_success();
         let mut workload = Workload::seeded(7);
@@ -271,14 +413,28 @@ fn every_secret_opens_a_store() {
         opens(&["--hsm-secret", hsm_secret], "");
         if words {
             opens(&["--words"], &format!("{WORDS}\n\n"));
-        } else {
-            opens(&["--passphrase-file", &passphrase], "");
-            opens(&["--identity", &identity], "");
-            let wrong = file("wrong", b"correct cow\n");
-            let run = reader(python, &backed.store(), &backed.new_dest());
-            let said = run.arg("--passphrase-file").arg(wrong).run().expect_code(1).stderr;
-            assert!(said.contains("opens no slot"), "{said}");
         }
+        // What any age makes of a slot is a key file.
+        let age = |decrypt: &str, slot: &str, secret: &str| {
+            let code = format!("import pyrage, sys; sys.stdout.write({decrypt}.decode())");
+            let slot = fs::read(backed.store().join("keys").join(slot)).unwrap();
+            let hex: String = slot.iter().map(|byte| format!("{byte:02x}")).collect();
+            let run = Cli::program(python, ["-c", &code, secret]).arg(hex).run().expect_success();
+            let ring = backed.network_file("ring");
+            let _ = fs::remove_file(&ring);
+            fs::write(&ring, run.stdout).unwrap();
+            fs::set_permissions(&ring, fs::Permissions::from_mode(0o400)).unwrap();
+            opens(&["--key-file", ring.to_str().unwrap()], "");
+        };
+        let with_passphrase = "pyrage.passphrase.decrypt(bytes.fromhex(sys.argv[2]), sys.argv[1])";
+        age(with_passphrase, "passphrase-1.age", "correct horse");
+        let with_identity = "pyrage.decrypt(bytes.fromhex(sys.argv[2]), \
+                             [pyrage.x25519.Identity.from_str(sys.argv[1])])";
+        age(with_identity, "recipient-1.age", identity);
+        // The secret of another node.
+        let other = file("other", &[7; 32]);
+        let run = reader(python, &backed.store(), &backed.new_dest());
+        run.arg("--hsm-secret").arg(other).run().expect_code(1);
     }
 }
 
