@@ -118,7 +118,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     })?;
     drop(shadow);
     let removed = match published {
-        Some(_) => prune(shared, setup, &*store)?,
+        Some(_) => prune(shared, setup, &store)?,
         None => 0,
     };
 
