@@ -331,14 +331,19 @@ fn it_may_be_killed_at_any_moment() {
         Backed::write(&mut node, &mut workload, steps);
         ask(&mut node);
         let until = Instant::now() + longest.mul_f64(rng.f64());
-        while Instant::now() < until {
+        // A blind moment, or as soon as it publishes.
+        let blind = rng.bool();
+        while blind && Instant::now() < until {
             if rng.bool() {
                 sleep(Duration::from_millis(2));
             } else {
                 node.write(&workload.propose()).unwrap().expect_committed();
             }
         }
-        let running = status(&mut node)["running"].clone();
+        let mut running = status(&mut node)["running"].clone();
+        while !blind && !running.is_null() && running["phase"] != "publish" {
+            running = status(&mut node)["running"].clone();
+        }
         if let Some(phase) = running["phase"].as_str() {
             midway += 1;
             phases.push(phase.to_owned());
