@@ -33,7 +33,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn whatever_happens_a_restore_gives_the_nodes_rows(steps in prop::collection::vec(any_step(), 1..25)) {

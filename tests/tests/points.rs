@@ -1,7 +1,7 @@
 //! Snapshots by `backup-cli compact`, points in time, and `prune`: the real programs, beside a running node.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use lockstep_node::content;
@@ -18,7 +18,7 @@ use rusqlite::Connection;
 
 fn running(seed: u64) -> (Backed, Node, Workload) {
     let backed = Backed::fresh();
-    let mut workload = Workload::new(WorkloadConfig::seeded(seed).lean());
+    let mut workload = Workload::new(WorkloadConfig::seeded(seed).lean().growing());
     let node = backed.running(&mut workload);
     (backed, node, workload)
 }
@@ -43,13 +43,23 @@ fn back_to(backed: &Backed, dest: &std::path::Path, more: &[&str]) -> Output {
 #[test]
 fn a_running_node_is_compacted_and_restored_from_its_snapshots() {
     let (backed, mut node, mut workload) = running(51);
+    // Most of the database is not touched again: what is published are deltas.
+    let sql = "INSERT INTO vars (name, blobval) VALUES ('ballast', zeroblob(2000000))";
+    node.write(&Step::transaction([sql])).unwrap().expect_committed();
+    let mut deltas = 0;
     for round in 0..6 {
         Backed::write(&mut node, &mut workload, 60);
         let report = json(&backed, "compact", &[]);
         assert!(report["batches"].as_u64().unwrap() >= 50, "{report}");
-        assert!(report["links"].as_u64().unwrap() <= 1 + round, "{report}");
+        let links = report["links"].as_u64().unwrap();
+        assert!(links <= 1 + round, "{report}");
+        if links > 1 {
+            deltas += 1;
+            assert!(report["pages"].as_u64() < Some(report["page_count"].as_u64().unwrap() / 2));
+        }
         assert_eq!(backed.check(&node), Standing::Committed);
     }
+    assert!(deltas >= 4, "{deltas} of 6 snapshots are deltas");
     let plan = back_to(&backed, &backed.new_dest(), &["--dry-run"]).expect_success().json();
     assert!(!plan["snapshots"].as_array().unwrap().is_empty(), "{plan}");
     assert!(plan["snapshot_seq"].as_u64() < plan["seq"].as_u64(), "{plan}");
@@ -104,6 +114,20 @@ fn what_prune_removes_is_not_needed_and_what_it_shows_is_what_it_does() {
         .arg(backed.network_dir())
         .run();
     refused.expect_code(2);
+}
+
+#[test]
+fn what_a_dead_compaction_left_is_removed_after_a_day() {
+    let (backed, mut node, mut workload) = running(55);
+    backed.cli("compact").expect_success();
+    let folder = backed.store().join("snapshots/00000001");
+    let (old, fresh) = (folder.join(".old.snap.0.tmp"), folder.join(".fresh.snap.0.tmp"));
+    std::fs::write(&fresh, "").unwrap();
+    let file = std::fs::File::create(&old).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(25 * 3600)).unwrap();
+    Backed::write(&mut node, &mut workload, 10);
+    backed.cli("compact").expect_success();
+    assert!(!old.exists() && fresh.exists());
 }
 
 #[test]

@@ -97,14 +97,19 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
             (Plan::to(&*store, &keys, target)?, Some(epoch))
         }
     };
+    for passed_over in &plan.lineage.passed_over {
+        output.note(&format!("warning: passed over a newer snapshot: {passed_over}"));
+    }
     let restored = match write_database(&*store, &keys, &plan, &dest, output) {
-        Err(error @ Error::Damaged { .. }) => match plan.around_damage(&*store, &keys)? {
-            Some(other) => {
-                output.note(&format!("warning: {error}; going on from an older snapshot"));
-                write_database(&*store, &keys, &other, &dest, output)
+        Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
+            match plan.around_damage(&*store, &keys)? {
+                Some(other) => {
+                    output.note(&format!("warning: {error}; going on from an older snapshot"));
+                    write_database(&*store, &keys, &other, &dest, output)
+                }
+                None => Err(error),
             }
-            None => Err(error),
-        },
+        }
         restored => restored,
     };
     let restored = restored.map_err(|error| Failure::from(error).doing("restore"))?;

@@ -154,7 +154,8 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
 
     fn rewind(&mut self, name: SegmentName, seq: u64, void: u64) -> Result<()> {
         match self.held.pop_front() {
-            Some(batch) if batch.at.seq == void => {
+            // What a snapshot holds cannot be taken out of it.
+            Some(batch) if batch.at.seq == void && (void > self.decided || seq <= self.decided) => {
                 self.voided += 1;
                 self.finish()
             }

@@ -133,9 +133,14 @@ fn replay_log(
             let mut parcel = Vec::new();
             let mut parcel_bytes = 0;
             let mut reached = None;
+            let mut passed = !plan.reads_past(held);
             let mut last = plan.after();
             let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
                 if batch.at.seq <= held {
+                    if batch.at.seq == held {
+                        passed = true;
+                        plan.expect_version(&batch)?;
+                    }
                     return Ok(());
                 }
                 if reached.is_some() || plan.target.excludes(&batch) {
@@ -163,6 +168,9 @@ fn replay_log(
                 Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
                 None => read?,
             };
+            if !passed {
+                return Err(plan.not_a_batch(held));
+            }
             sender.send(parcel).map_err(|_| stopped())?;
             Ok((position, voided, reached.is_some()))
         });

@@ -122,7 +122,7 @@ impl Plan {
     /// As [`to`](Self::to).
     pub fn around_damage(&self, store: &dyn Store, keys: &KeyRing) -> Result<Option<Self>> {
         let other = Self::look_up(store, keys, self.target, Depth::Whole)?;
-        Ok((other.lineage != self.lineage).then_some(other))
+        Ok((other.lineage.links != self.lineage.links).then_some(other))
     }
 
     fn look_up(store: &dyn Store, keys: &KeyRing, target: Target, depth: Depth) -> Result<Self> {
@@ -158,18 +158,53 @@ impl Plan {
         segments: Vec<SegmentEntry>,
         (target, depth): (Target, Depth),
     ) -> Result<Self> {
-        let beginning = beginning_of(store, keys, &segments)?;
-        let start = beginning.as_ref().map(|beginning| &beginning.start);
         let mut suits = |found: &Summary| {
             target.admits(found.position.seq, found.meta.time, found.meta.data_version)
         };
-        let lineage = snapshot::newest(store, keys, generation, start, &mut suits, depth)?;
+        // Where compaction has made a snapshot the beginning may be gone, or damaged: it is not needed.
+        let (beginning, damage) = match beginning_of(store, keys, &segments) {
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => (None, Some(error)),
+            Ok(beginning) => (beginning, None),
+        };
+        let start = beginning.as_ref().map(|beginning| &beginning.start);
+        let lineage = snapshot::newest(store, keys, generation, start, &mut suits, depth);
+        let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
         let mut plan = Self { generation, beginning, lineage, segments, target };
         if let Some(after) = plan.after() {
             let first = After::new(after.seq, &after.chain.0).first_segment(&plan.segments);
             plan.segments.drain(..first);
         }
         Ok(plan)
+    }
+
+    /// True where the log is read from a segment that holds record `seq`, at which a snapshot was made.
+    pub(super) fn reads_past(&self, seq: u64) -> bool {
+        let compacted =
+            self.lineage.links.last().is_some_and(|link| link.summary.name.is_compacted());
+        compacted && self.segments.first().is_some_and(|first| first.name.first_seq <= seq)
+    }
+
+    /// Checks the batch that the newest snapshot was made at.
+    pub(super) fn expect_version(&self, batch: &CommittedBatch) -> Result<()> {
+        let Some(newest) = self.lineage.links.last().map(|link| &link.summary) else {
+            return Ok(());
+        };
+        if !batch.transaction || newest.meta.data_version == Some(batch.data_version) {
+            return Ok(());
+        }
+        let what = format!(
+            "is of another data_version than the batch that it was made at, {}",
+            batch.data_version
+        );
+        Err(Error::damaged(format!("'{}'", newest.name), what))
+    }
+
+    /// What is said where record `seq` is no batch.
+    pub(super) fn not_a_batch(&self, seq: u64) -> Error {
+        let name = self.lineage.links.last().map(|link| link.summary.name.to_string());
+        let place = format!("'{}'", name.unwrap_or_default());
+        Error::damaged(place, format!("was made at record seq {seq}, which is no committed batch"))
     }
 
     /// The newest record that the snapshots stand for.

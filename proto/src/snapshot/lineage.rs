@@ -26,6 +26,8 @@ pub struct Summary {
 pub struct Lineage {
     /// The base first. Empty: the database was empty.
     pub links: Vec<Link>,
+    /// Newer snapshots that are of no use, and why.
+    pub passed_over: Vec<String>,
 }
 
 /// One snapshot of a [`Lineage`].
@@ -99,7 +101,7 @@ pub fn newest(
     depth: Depth,
 ) -> Result<Lineage> {
     let base = start.and_then(|start| start.base.as_ref());
-    let mut wrong = None;
+    let mut wrong: Vec<Error> = Vec::new();
     for (name, size) in published(store, generation)?.into_iter().rev() {
         let compacted = name.is_compacted();
         let chain = base.filter(|base| base.name == name.to_string()).map(|base| base.chain);
@@ -118,15 +120,19 @@ pub fn newest(
             Ok(Some(lineage))
         });
         match found {
-            Ok(Some(lineage)) => return Ok(lineage),
+            Ok(Some(lineage)) => {
+                let passed_over = wrong.iter().map(ToString::to_string).collect();
+                return Ok(Lineage { passed_over, ..lineage });
+            }
             Ok(None) => {}
             Err(error @ Error::Store(_)) => return Err(error),
-            Err(error) => wrong = wrong.or(Some(error)),
+            Err(error) => wrong.push(error),
         }
     }
-    match (start, wrong) {
+    let passed_over = wrong.iter().map(ToString::to_string).collect();
+    match (start, wrong.into_iter().next()) {
         // An empty database, and the whole log.
-        (Some(Start { base: None, .. }), _) => Ok(Lineage::default()),
+        (Some(Start { base: None, .. }), _) => Ok(Lineage { links: Vec::new(), passed_over }),
         (_, Some(error)) => Err(error),
         (Some(Start { base: Some(base), .. }), None) => Err(Error::damaged(
             format!("'{}'", base.name),
@@ -162,8 +168,15 @@ fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage
             return Err(Error::damaged(format!("'{name}'"), "cannot be a delta's parent"));
         };
         let summary = summary(store, keys, parent, 0)?;
+        if links.last().is_some_and(|child| child.summary.meta.page_size != summary.meta.page_size)
+        {
+            return Err(Error::damaged(
+                format!("'{name}'"),
+                "has other pages than the delta on it",
+            ));
+        }
         links.push(Link { summary, chain: Some(chain) });
     }
     links.reverse();
-    Ok(Lineage { links })
+    Ok(Lineage { links, passed_over: Vec::new() })
 }

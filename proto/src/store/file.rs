@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, fdatasync, fstatfs, fsync, linkat, mkdirat, openat,
@@ -25,6 +26,8 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// A new object is synced as it is written, each time that so much was: what waits in memory for the disk is
 /// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.
 const UNSYNCED_MAX: u64 = 2 << 20;
+/// A temporary file that has not been written to for so many seconds is nobody's.
+const LEFTOVER_S: u64 = 24 * 3600;
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
 /// A folder that keeps objects as files.
@@ -149,6 +152,9 @@ impl Store for FileStore {
 
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
         let (folder, file) = self.locate(name, true)?;
+        if name.starts_with(layout::SNAPSHOTS) {
+            remove_leftovers(&folder);
+        }
         let token: [u8; 8] = crate::seal::random_token()
             .map_err(|error| self.error("create", name, io::Error::other(error).into()))?;
         let temporary = format!(".{file}.{}.tmp", hex::encode(&token));
@@ -289,6 +295,23 @@ impl NewFile<'_> {
         openat(&*self.folder, &self.file, flags, FILE_MODE).map_err(&failed)?;
         rustix::fs::renameat(&*self.folder, &self.temporary, &*self.folder, &self.file)
             .map_err(failed)
+    }
+}
+
+/// Removes what processes left that died while they wrote a large object: what has not been written to for a
+/// day. Best effort: it costs space, nothing else.
+fn remove_leftovers(folder: &OwnedFd) {
+    let Ok(entries) = Dir::read_from(folder) else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let temporary = name.to_bytes().starts_with(b".") && name.to_bytes().ends_with(b".tmp");
+        if temporary
+            && let Ok(found) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            && now.saturating_sub(u64::try_from(found.st_mtime).unwrap_or(u64::MAX)) > LEFTOVER_S
+        {
+            let _ = unlinkat(folder, name, AtFlags::empty());
+        }
     }
 }
 
