@@ -1,10 +1,11 @@
 //! A fresh node: from an empty directory on it is backed up.
 
 use std::fs;
+use std::time::Duration;
 
 use lockstep_tests::oracle;
 use lockstep_tests::real::backup::{WALLET, data_version};
-use lockstep_tests::real::wait::wait_for;
+use lockstep_tests::real::wait::{wait_for, within};
 use lockstep_tests::real::{Backup, Bitcoind, Daemons, Node, NodeOptions, long};
 use lockstep_tests::testdir::TestDir;
 use serde_json::json;
@@ -57,4 +58,33 @@ fn expect_current(node: &Node) {
     assert!(u64::from(version) >= head, "head {head}, database {version}");
     let later = node.backup_status()["destinations"][0]["data_version"].as_u64().unwrap();
     assert!(later >= u64::from(version), "head {later}, database {version}");
+}
+
+#[test]
+fn where_lightningd_can_do_without_the_plugin_log_and_status_warn() {
+    let Some(daemons) = Daemons::or_skip() else { return };
+    let dir = TestDir::new();
+    let bitcoind = Bitcoind::start(&daemons, &dir.path("bitcoin"));
+    let options = NodeOptions::new(&daemons, &bitcoind, dir.path("node"));
+    Backup::init(&options, dir.file_url("store"));
+
+    let node = options.clone().with_unimportant_plugin().start();
+    wait_for("a warning", || warns(&node).then_some(()));
+    assert!(node.log().contains(WARNING), "{}", node.log_tail());
+    expect_current(&node);
+    node.stop();
+
+    let said = options.log().matches(WARNING).count();
+    let node = options.clone().start();
+    expect_current(&node);
+    assert_eq!(within(LOOK_AROUND, || warns(&node).then_some(())), None);
+    assert_eq!(node.stop().log().matches(WARNING).count(), said);
+}
+
+const WARNING: &str = "this plugin is not important to lightningd";
+/// By then it would have warned.
+const LOOK_AROUND: Duration = Duration::from_secs(2);
+
+fn warns(node: &Node) -> bool {
+    node.backup_status()["warnings"].to_string().contains(WARNING)
 }
