@@ -21,8 +21,15 @@ pub struct TestDir {
 impl TestDir {
     /// A new directory, with the network directory of a fresh regtest node.
     pub fn new() -> Self {
-        let directory =
-            tempfile::Builder::new().prefix("lockstep-").tempdir().expect("a temporary directory");
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// The same in another folder, such as one on another file system.
+    pub fn new_in(folder: &Path) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("lockstep-")
+            .tempdir_in(folder)
+            .expect("a temporary directory");
         let path = directory.path().to_owned();
         let made = Self { directory: Some(directory), path };
         fs::create_dir_all(made.network_dir()).expect("a network directory");

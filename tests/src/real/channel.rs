@@ -61,28 +61,14 @@ impl Pair {
 
     /// Gives the node coins.
     pub fn fund(&self, node: &Node) {
-        let answer = node.call("newaddr", &[]);
-        let address = answer["bech32"].as_str().or(answer["p2tr"].as_str()).expect("an address");
-        self.bitcoind.send(address, "2");
+        send_coins(&self.bitcoind, node);
         self.bitcoind.generate(1);
-        node.wait_for_height(self.bitcoind.height());
-        wait_for("coins", || {
-            let funds = node.try_call("listfunds", &[]).ok()?;
-            let confirmed = |output: &Value| output["status"] == "confirmed";
-            funds["outputs"].as_array()?.iter().any(confirmed).then_some(())
-        });
+        wait_for_coins(&self.bitcoind, node);
     }
 
     /// Opens a channel that needs blocks yet; half of it is the peer's.
     pub fn open_another(&self, node: &Node) -> Result<(), String> {
-        let params = [
-            ("id", json!(self.peer.id())),
-            ("amount", json!(CHANNEL_SAT)),
-            ("push_msat", json!(CHANNEL_SAT * 500)),
-            ("feerate", json!("1000perkw")),
-        ];
-        self.peer.wait_for_height(self.bitcoind.height());
-        node.try_call("fundchannel", &params).map(drop)
+        open_channel(&self.bitcoind, node, &self.peer)
     }
 
     /// Mines until this many channels work.
@@ -94,10 +80,7 @@ impl Pair {
     /// Waits until both nodes see this many channels working and connected.
     #[track_caller]
     pub fn wait_for_channels(&self, node: &Node, count: usize) {
-        for (node, words) in [(node, "channels of the node"), (&self.peer, "channels of the peer")]
-        {
-            wait_for(words, || (working(&node.caller()) >= count).then_some(()));
-        }
+        wait_for_channels(node, &self.peer, count);
     }
 
     /// Nothing says that a channel was closed by force or a state was old.
@@ -114,8 +97,46 @@ fn tells_of_loss(line: &str) -> bool {
     LOSSES.iter().any(|loss| line.contains(loss)) && !in_order
 }
 
+/// Sends a node coins, which need a block yet.
+pub fn send_coins(bitcoind: &Bitcoind, node: &Node) {
+    let answer = node.call("newaddr", &[]);
+    let address = answer["bech32"].as_str().or(answer["p2tr"].as_str()).expect("an address");
+    bitcoind.send(address, "2");
+}
+
+/// Waits until a node has seen its coins.
+#[track_caller]
+pub fn wait_for_coins(bitcoind: &Bitcoind, node: &Node) {
+    node.wait_for_height(bitcoind.height());
+    wait_for("coins", || {
+        let funds = node.try_call("listfunds", &[]).ok()?;
+        let confirmed = |output: &Value| output["status"] == "confirmed";
+        funds["outputs"].as_array()?.iter().any(confirmed).then_some(())
+    });
+}
+
+/// Opens a channel that needs blocks yet; half of it is the peer's.
+pub fn open_channel(bitcoind: &Bitcoind, node: &Node, peer: &Node) -> Result<(), String> {
+    let params = [
+        ("id", json!(peer.id())),
+        ("amount", json!(CHANNEL_SAT)),
+        ("push_msat", json!(CHANNEL_SAT * 500)),
+        ("feerate", json!("1000perkw")),
+    ];
+    peer.wait_for_height(bitcoind.height());
+    node.try_call("fundchannel", &params).map(drop)
+}
+
+/// Waits until both nodes see this many channels working and connected.
+#[track_caller]
+pub fn wait_for_channels(node: &Node, peer: &Node, count: usize) {
+    for (node, words) in [(node, "channels of the node"), (peer, "channels of the peer")] {
+        wait_for(words, || (working(&node.caller()) >= count).then_some(()));
+    }
+}
+
 /// Without the plugins that no test here needs: each start takes a second less.
-fn lean(options: NodeOptions) -> NodeOptions {
+pub fn lean(options: NodeOptions) -> NodeOptions {
     let unneeded =
         ["autoclean", "cln-renepay", "commando", "exposesecret", "recklessrpc", "txprepare", "sql"];
     unneeded.iter().fold(options, |options, name| options.arg(format!("--disable-plugin={name}")))
