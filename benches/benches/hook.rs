@@ -2,19 +2,17 @@
 //! `fdatasync` of the same number of bytes, to a file that grows and over zeros, and against a plugin that
 //! does nothing but the latter, in turn, on the same file system.
 
-use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use lockstep_benches::bare;
 use lockstep_benches::{Plugin, Raw, calls, message, percentile, release_binary, sql_bytes};
 use lockstep_tests::testdir::TestDir;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(BARE) {
-        let file = arguments.next().expect("a file to write to");
-        return bare_plugin(Path::new(&file));
+    if bare::run_if_asked() {
+        return;
     }
     let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
     let dir = TestDir::new();
@@ -28,8 +26,8 @@ fn main() {
     let bench = std::env::current_exe().expect("a running program has a path");
     let bare_file = dir.path("bare");
     let bare_file = bare_file.to_str().expect("a path in UTF-8");
-    let mut bare =
-        Plugin::start_with(&bench, &node, &[BARE, bare_file]).expect("the bare plugin starts");
+    let mut bare = Plugin::start_with(&bench, &node, &[bare::ARGUMENT, bare_file])
+        .expect("the bare plugin starts");
     let mut raw = Raw::new(&dir.path("raw"), 64 << 20).expect("a file of zeros");
 
     let mut growing = Raw::growing(&dir.path("growing")).expect("a file");
@@ -41,7 +39,7 @@ fn main() {
     let (user, kernel) = plugin.user_and_kernel();
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
-        let len = bytes_of(message.len());
+        let len = bare::bytes_of(message.len());
         let (mut floor, mut append, mut bare_took, mut took) = Default::default();
         // In turn: whoever comes second finds the disk busier.
         for turn in 0..4 {
@@ -105,36 +103,10 @@ fn main() {
     println!("resident memory of the plugin at the end: {resident} KiB");
 }
 
-const BARE: &str = "--bare-plugin";
-
-/// About what the record of a message takes: its compressed share, and the frame.
-fn bytes_of(message: usize) -> usize {
-    40 + message / 12
-}
-
 fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {
     let began = Instant::now();
     plugin.call(message).expect("the plugin acknowledges");
     began.elapsed()
-}
-
-/// Reads a message, writes as many bytes as its record would take and syncs them, answers.
-fn bare_plugin(path: &Path) {
-    let mut raw = Raw::new(path, 64 << 20).expect("a file of zeros");
-    let (mut stdin, mut stdout) = (std::io::stdin().lock(), std::io::stdout().lock());
-    let (mut message, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
-    loop {
-        match stdin.read(&mut piece) {
-            Ok(0) | Err(_) => return,
-            Ok(read) => message.extend_from_slice(&piece[..read]),
-        }
-        if message.ends_with(b"\n\n") {
-            raw.write(bytes_of(message.len())).expect("the floor writes");
-            stdout.write_all(b"{\"id\":\"x\",\"result\":{}}\n\n").expect("the answer is written");
-            stdout.flush().expect("the answer is written");
-            message.clear();
-        }
-    }
 }
 
 /// Bytes of all files under a folder.

@@ -1,5 +1,7 @@
 //! What the benches share: input, the plugin as a process, the floor, and tables.
 
+pub mod bare;
+
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -196,11 +198,36 @@ fn cpu_of(process: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// The floor: one file on the same file system, written over zeros, `fdatasync` after each write.
-pub struct Raw {
+/// A file of zeros that is written from its beginning on, `fdatasync` after each write.
+pub struct Zeroed {
     file: File,
     at: u64,
     bytes: Vec<u8>,
+}
+
+impl Zeroed {
+    /// Prepares a file of `size` zero bytes.
+    pub fn create(path: &Path, size: usize) -> io::Result<Self> {
+        let file = File::create(path)?;
+        let zeros = vec![0; 1 << 20];
+        for at in (0..size).step_by(zeros.len()) {
+            file.write_all_at(&zeros, at as u64)?;
+        }
+        file.sync_all()?;
+        Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20] })
+    }
+
+    /// Writes `len` bytes and makes them durable.
+    pub fn write(&mut self, len: usize) -> io::Result<()> {
+        self.file.write_all_at(&self.bytes[..len.min(self.bytes.len())], self.at)?;
+        self.at += len as u64;
+        self.file.sync_data()
+    }
+}
+
+/// The floor: such a file on the same file system, without a process between.
+pub struct Raw {
+    file: Zeroed,
     /// Processor time of each write, the kernel's share included.
     pub cpu_times: Vec<Duration>,
 }
@@ -208,13 +235,7 @@ pub struct Raw {
 impl Raw {
     /// Prepares a file of `size` zero bytes.
     pub fn new(path: &Path, size: usize) -> io::Result<Self> {
-        let file = File::create(path)?;
-        let zeros = vec![0; 1 << 20];
-        for at in (0..size).step_by(zeros.len()) {
-            file.write_all_at(&zeros, at as u64)?;
-        }
-        file.sync_all()?;
-        Ok(Self { file, at: 0, bytes: vec![0xa5; 8 << 20], cpu_times: Vec::new() })
+        Ok(Self { file: Zeroed::create(path, size)?, cpu_times: Vec::new() })
     }
 
     /// An empty file that grows with each write, as without any preparation.
@@ -226,11 +247,9 @@ impl Raw {
     pub fn write(&mut self, len: usize) -> io::Result<Duration> {
         let cpu = cpu_of(std::process::id());
         let began = Instant::now();
-        self.file.write_all_at(&self.bytes[..len.min(self.bytes.len())], self.at)?;
-        self.file.sync_data()?;
+        self.file.write(len)?;
         let took = began.elapsed();
         self.cpu_times.push(cpu_of(std::process::id()).saturating_sub(cpu));
-        self.at += len as u64;
         Ok(took)
     }
 }
