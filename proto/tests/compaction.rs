@@ -207,7 +207,12 @@ fn a_damaged_snapshot_is_passed_over_where_the_log_reaches_back() {
             assert_eq!(restored.unwrap().data_version, Some(DataVersion(machine.version)));
             assert_eq!(rows_of(&Connection::open(&path).unwrap()), rows_of(&machine.node));
             std::fs::remove_file(&path).unwrap();
+            // Compaction goes on, too, with a shadow that is made around the damage.
+            machine.step(Step::LoseShadow);
+            machine.step(Step::Commit(1, 1));
+            machine.compact();
             machine.store.0.lock().unwrap().objects.insert(name.clone(), whole.clone());
+            machine.check();
         }
     }
 }

@@ -124,7 +124,15 @@ impl<'s> Shadow<'s> {
                 _lock: lock,
             });
         }
-        let (db, guard, state, after) = make(store, keys, &path, &plan)?;
+        let made = match make(store, keys, &path, &plan) {
+            Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
+                // An older snapshot, with more of the log, gives the same.
+                let other = plan.around_damage(store, keys)?.ok_or(error)?;
+                make(store, keys, &path, &other)
+            }
+            made => made,
+        };
+        let (db, guard, state, after) = made?;
         Ok(Self { store, keys, path, db, guard, state, after, newest: None, _lock: lock })
     }
 

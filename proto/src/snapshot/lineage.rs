@@ -102,7 +102,8 @@ pub fn newest(
 ) -> Result<Lineage> {
     let base = start.and_then(|start| start.base.as_ref());
     let mut wrong: Vec<Error> = Vec::new();
-    for (name, size) in published(store, generation)?.into_iter().rev() {
+    let there = published(store, generation)?;
+    for &(name, size) in there.iter().rev() {
         let compacted = name.is_compacted();
         let chain = base.filter(|base| base.name == name.to_string()).map(|base| base.chain);
         // What a writer left that failed to begin the generation with it is nothing.
@@ -113,7 +114,7 @@ pub fn newest(
             if !suits(&found) {
                 return Ok(None);
             }
-            let lineage = lineage_of(store, keys, Link { summary: found, chain })?;
+            let lineage = lineage_of(store, keys, Link { summary: found, chain }, &there)?;
             if depth == Depth::Whole {
                 lineage.prove(store, keys)?;
             }
@@ -157,7 +158,12 @@ pub(crate) fn nothing_to_go_on_from(store: &dyn Store, generation: u32) -> Resul
     ))
 }
 
-fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage> {
+fn lineage_of(
+    store: &dyn Store,
+    keys: &KeyRing,
+    newest: Link,
+    there: &[(SnapshotName, u64)],
+) -> Result<Lineage> {
     let mut links = vec![newest];
     while let Some(Base { name, chain }) =
         links.last().and_then(|link| link.summary.meta.parent.clone())
@@ -167,7 +173,8 @@ fn lineage_of(store: &dyn Store, keys: &KeyRing, newest: Link) -> Result<Lineage
         let Some(parent) = parent else {
             return Err(Error::damaged(format!("'{name}'"), "cannot be a delta's parent"));
         };
-        let summary = summary(store, keys, parent, 0)?;
+        let size = there.iter().find(|(name, _)| *name == parent).map_or(0, |(_, size)| *size);
+        let summary = summary(store, keys, parent, size)?;
         if links.last().is_some_and(|child| child.summary.meta.page_size != summary.meta.page_size)
         {
             return Err(Error::damaged(
