@@ -294,6 +294,11 @@ pub fn remove(folder: &Path) -> Result<()> {
     std::fs::remove_dir_all(folder).map_err(Error::file("remove", folder))
 }
 
+/// The database file of the shadow in `folder`, whether or not there is one.
+pub fn database_in(folder: &Path) -> PathBuf {
+    folder.join(DATABASE)
+}
+
 /// True where `folder` holds nothing but a shadow.
 pub fn is_free(folder: &Path) -> bool {
     let own = |name: &std::ffi::OsStr| {
