@@ -13,6 +13,7 @@ use lockstep_proto::config::{
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{StartReason, TimeMs};
 use lockstep_proto::retention::Policy;
@@ -21,7 +22,7 @@ use lockstep_proto::session::{Direction, Session};
 use lockstep_proto::slots;
 use lockstep_proto::store::{Store, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::{Call, LogEnd, Outcome, Writer};
+use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
 use crate::compactor::{Compactor, Setup};

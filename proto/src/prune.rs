@@ -2,14 +2,13 @@
 
 use crate::error::Result;
 use crate::layout::SnapshotName;
-use crate::log::{self, SegmentEntry};
+use crate::log::{self, LogEnd, SegmentEntry};
 use crate::record::TimeMs;
 use crate::restore::beginning_of;
 use crate::retention::{self, Histories, Judgement, Point, Policy};
 use crate::seal::KeyRing;
 use crate::snapshot;
 use crate::store::Store;
-use crate::writer::LogEnd;
 
 /// What goes and what stays, and why.
 #[derive(Debug, Clone)]

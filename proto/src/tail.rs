@@ -1,13 +1,12 @@
 //! What a restore to the newest position would have to read, in numbers: the newest snapshot, and the log behind it.
 
 use crate::error::Result;
-use crate::log::SegmentEntry;
+use crate::log::{LogEnd, SegmentEntry};
 use crate::record::TimeMs;
 use crate::restore::Plan;
 use crate::seal::KeyRing;
 use crate::store::Store;
 use crate::version::DataVersion;
-use crate::writer::LogEnd;
 
 /// The newest snapshot and what is behind it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

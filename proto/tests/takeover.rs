@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::log::{LogReader, Position};
+use lockstep_proto::log::{LogEnd, LogReader, Position};
 use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::seal::{Chain, Header, KeyRing, ObjectKind, StoreId};
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::{Call, LogEnd, Outcome, RestoredState, Writer};
+use lockstep_proto::writer::{Call, Outcome, RestoredState, Writer};
 
 use sim::{Fault, SimStore};
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use lockstep_proto::error::{Class, Error};
-use lockstep_proto::log::{LogReader, generations, segments};
+use lockstep_proto::log::{LogEnd, LogReader, generations, segments};
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{Head, Open, Record};
 use lockstep_proto::restore::batches::Committed;
@@ -27,7 +27,6 @@ use lockstep_proto::seal::{
 };
 use lockstep_proto::slots::{self, NODE_SECRET_INFO, Unlock};
 use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
-use lockstep_proto::writer::LogEnd;
 use lockstep_proto::{layout, snapshot, verify};
 use lockstep_tests::backed::{Backed, ci_or_long, files_under, reason_not_to_go_on};
 use lockstep_tests::binaries::Output;

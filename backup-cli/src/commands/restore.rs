@@ -11,12 +11,13 @@ use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::{LogEnd, RestoredState, Writer};
+use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
 use super::{now, refuse_running};

@@ -2,11 +2,11 @@
 
 use lockstep_node::{Access, wallet};
 use lockstep_proto::destination::Destination;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::seal::StoreId;
 use lockstep_proto::slots;
 use lockstep_proto::tail::{NewestSnapshot, Tail};
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::LogEnd;
 use serde::Serialize;
 
 use super::{missing_slots, now};

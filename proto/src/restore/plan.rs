@@ -2,13 +2,12 @@
 
 use super::batches::CommittedBatch;
 use crate::error::{Error, Result};
-use crate::log::{self, After, LoadedSegment, Mark, SegmentEntry};
+use crate::log::{self, After, LoadedSegment, LogEnd, Mark, SegmentEntry};
 use crate::record::{Record, Start, TimeMs};
 use crate::seal::KeyRing;
 use crate::snapshot::{self, Depth, Lineage, Summary};
 use crate::store::Store;
 use crate::version::DataVersion;
-use crate::writer::LogEnd;
 
 /// Which state is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,11 @@
 //! Reading a log: which segments there are, and their records in order, each proved to follow the last.
 
+mod continuity;
+mod end;
+
+pub use self::continuity::{After, first_needed};
+use self::continuity::{Continuity, Follows};
+pub use self::end::LogEnd;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName};
 use crate::record::{Record, RecordError};
@@ -204,125 +210,6 @@ pub fn decode_record(name: SegmentName, seq: u64, plain: &[u8]) -> Result<Record
             RecordError::Malformed => Error::damaged(place, error),
         }
     })
-}
-
-/// Index of the segment to read from where everything up to record `seq` is known: the last that surely counts
-/// and holds a record before that; the first where there is none. `names` are in the order of
-/// [`segments`].
-///
-/// From names alone, it cannot be seen whether a segment counts: its writer may have died before its first
-/// record, or its single record may be void (docs/format.md, R9 to R12). Reading must not begin with one
-/// of those, for what follows is bound to what was before it. One surely counts where the next begins at least
-/// two records later, or, if it is the newest, where `seq` is behind its first record. (Whatever does not
-/// count is followed, or preceded, by a record of the number that it begins with.)
-pub fn first_needed(seq: u64, names: &[SegmentName]) -> usize {
-    // Up to the first that begins too late; a later one may have a lower number, but is not to be relied on.
-    let begun = names.iter().take_while(|name| name.first_seq < seq).count();
-    (0..begun)
-        .rev()
-        .find(|&index| {
-            let second = names[index].first_seq.saturating_add(1);
-            names.get(index + 1).is_none_or(|next| next.first_seq > second)
-        })
-        .unwrap_or(0)
-}
-
-/// Where a snapshot stands in the log that goes on from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct After {
-    /// The newest record that is in it.
-    pub seq: u64,
-    /// The first bytes of the chain hash after that record …
-    chain: [u8; 32],
-    /// … and how many of them are known.
-    known: usize,
-}
-
-impl After {
-    /// Where the first bytes of the chain hash after record `seq` are known.
-    pub fn new(seq: u64, chain: &[u8]) -> Self {
-        let known = chain.len().min(32);
-        let mut bytes = [0; 32];
-        bytes[..known].copy_from_slice(&chain[..known]);
-        Self { seq, chain: bytes, known }
-    }
-
-    /// The first segment that is needed to go on from here.
-    pub fn first_segment(&self, segments: &[SegmentEntry]) -> usize {
-        let names: Vec<SegmentName> = segments.iter().map(|entry| entry.name).collect();
-        first_needed(self.seq, &names)
-    }
-
-    /// Checks the place before the first segment that is read.
-    fn begins(self, name: SegmentName, bound: Mark) -> Result<()> {
-        if bound.seq > self.seq {
-            let what =
-                format!("records seq {} to {} are missing before it", self.seq + 1, bound.seq);
-            return Err(Error::damaged(format!("'{name}'"), what));
-        }
-        self.passes(name, bound)
-    }
-
-    /// Checks a record that is not void.
-    fn passes(self, name: SegmentName, at: Mark) -> Result<()> {
-        if at.seq == self.seq && at.chain.0[..self.known] != self.chain[..self.known] {
-            let what =
-                format!("record seq {} is not the one that the snapshot was made at", at.seq);
-            return Err(Error::damaged(format!("'{name}'"), what));
-        }
-        Ok(())
-    }
-}
-
-/// Proves that segments follow each other, and finds the one record that a writer which died or was
-/// fenced may have left behind what the next writer bound to.
-#[derive(Debug, Clone, Copy, Default)]
-struct Continuity {
-    /// Seq and chain hash after the newest record, and after the one before it.
-    last: Option<Mark>,
-    before: Option<Mark>,
-    /// What was known before anything was read: the log must lead on from there, or through it.
-    after: Option<After>,
-}
-
-/// How a segment follows what was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Follows {
-    /// Directly.
-    Directly,
-    /// The newest record was never acknowledged and is void.
-    VoidingLast,
-}
-
-impl Continuity {
-    fn record(&mut self, at: Mark) {
-        self.before = self.last.replace(at);
-    }
-
-    /// Checks the header of a segment whose first record has been opened.
-    fn segment(&mut self, name: SegmentName, header: &Header) -> Result<Follows> {
-        let bound = Mark { seq: header.seq.saturating_sub(1), chain: header.prev };
-        let Some(Mark { seq, .. }) = self.last else {
-            self.last = Some(bound);
-            return match self.after {
-                Some(after) => after.begins(name, bound).map(|()| Follows::Directly),
-                None => Ok(Follows::Directly),
-            };
-        };
-        if self.last == Some(bound) {
-            return Ok(Follows::Directly);
-        }
-        if self.before == Some(bound) {
-            self.last = self.before.take();
-            return Ok(Follows::VoidingLast);
-        }
-        let what = if bound.seq > seq {
-            format!("records seq {} to {} are missing before it", seq + 1, bound.seq)
-        } else {
-            format!("it does not continue the log, which goes on to seq {seq}")
-        };
-        Err(Error::damaged(format!("'{name}'"), what))
-    }
 }
 
 /// Reads every record of a generation, in order, each proved to follow the one before.

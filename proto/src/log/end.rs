@@ -1,0 +1,120 @@
+//! Where a log ends.
+
+use super::{LoadedSegment, Position, all_segments, decode_record};
+use crate::error::{Error, Result};
+use crate::layout::SegmentName;
+use crate::record::{Head, Record, TimeMs};
+use crate::seal::{KeyRing, Tail};
+use crate::session::Session;
+use crate::store::Store;
+
+/// lightningd commits right after the answer. A database written to this much later, in ms, was written to
+/// by somebody else.
+const COMMIT_MS: TimeMs = 5_000;
+
+/// The newest state of a log, as its next writer finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The newest record.
+    pub position: Position,
+    /// What the log holds there.
+    pub head: Head,
+    /// When the newest record was written.
+    pub time: TimeMs,
+    /// The epoch that wrote it.
+    pub epoch: u32,
+    /// The segment that holds it.
+    pub segment: SegmentName,
+    /// The directory that the log belongs to.
+    pub directory: String,
+    /// Machine name of the writer.
+    pub host: String,
+}
+
+impl LogEnd {
+    /// Reads where the log ends: the last segment that holds a record, no other.
+    ///
+    /// # Errors
+    /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where its end is not to be trusted.
+    pub fn read(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
+        for entry in all_segments(store)?.into_iter().rev() {
+            let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
+            if let Some(end) = Self::of_segment(&segment, keys)? {
+                return Ok(end);
+            }
+        }
+        Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
+    }
+
+    /// Checks that the log belongs to `directory`.
+    ///
+    /// # Errors
+    /// [`Error::RestoredElsewhere`].
+    pub fn expect_directory(&self, store: &dyn Store, directory: &str) -> Result<()> {
+        if self.directory == directory {
+            return Ok(());
+        }
+        Err(Error::RestoredElsewhere {
+            store: store.label().into(),
+            host: self.host.clone(),
+            head: self.head.data_version.unwrap_or_default(),
+        })
+    }
+
+    /// True where a database at the head's version that was last written to at `written` is what the log
+    /// holds. False where somebody wrote to it since: lightningd without the plugin, in place of a batch
+    /// that it lost, or a person. Versions do not show either.
+    ///
+    /// It goes by the clock, and so it is right about whoever writes more than five seconds after the batch;
+    /// a file system with another clock only costs a snapshot.
+    pub fn explains(&self, written: TimeMs) -> bool {
+        // Only a batch is followed by a commit; what else may be newest is written at any time.
+        let after = !self.head.in_doubt || written >= self.time.saturating_sub(COMMIT_MS);
+        after && written <= self.time + COMMIT_MS
+    }
+
+    /// `None` where the segment's writer died before its open record was durable.
+    fn of_segment(segment: &LoadedSegment, keys: &KeyRing) -> Result<Option<Self>> {
+        let mut records = segment.records(keys)?;
+        let mut plain = Vec::new();
+        let mut end = None;
+        while let Some(seq) = records.next(&mut plain)? {
+            let record = decode_record(segment.name, seq, &plain)?;
+            let (mut session, mut time, owner) = match (end.take(), &record) {
+                (None, Record::Open(open)) => {
+                    let owner = (open.directory.clone(), open.host.clone());
+                    (Session::new(open.head), open.time, owner)
+                }
+                (None, _) => {
+                    let place = format!("record seq {seq} in '{}'", segment.name);
+                    return Err(Error::damaged(place, "a segment begins with an open record"));
+                }
+                (Some((session, time, owner, _)), _) => (session, time, owner),
+            };
+            match &record {
+                Record::Open(_) => {}
+                Record::Batch(batch) => {
+                    session.appended(batch.data_version, batch.transaction, seq);
+                    time = time.saturating_add(batch.elapsed_ms);
+                }
+                Record::Rewind(rewind) => {
+                    session.rewound();
+                    time = time.max(rewind.time);
+                }
+                Record::Close(close) => time = close.time,
+            }
+            end = Some((session, time, owner, seq));
+        }
+        debug_assert_ne!(records.tail(), Tail::Damaged);
+        let name = segment.name;
+        Ok(end.map(|(session, time, (directory, host), seq)| Self {
+            position: Position { generation: name.generation, seq, chain: records.chain() },
+            head: session.newest(),
+            time,
+            epoch: name.epoch,
+            segment: name,
+            directory,
+            host,
+        }))
+    }
+}
