@@ -195,7 +195,7 @@ impl Snapshots {
         let first = first?.name.first_seq;
         let mut compacted = self.made.iter().filter(|made| made.name.is_compacted());
         let oldest = compacted.find(|made| made.at.seq + 1 >= first)?;
-        Some(After::new(oldest.at.seq, &oldest.at.chain.0))
+        Some(oldest.at.into())
     }
 
     /// Checks those that were made at a batch.

@@ -73,6 +73,12 @@ impl After {
     }
 }
 
+impl From<Mark> for After {
+    fn from(at: Mark) -> Self {
+        Self::new(at.seq, &at.chain.0)
+    }
+}
+
 /// Proves that segments follow each other, and finds the one record that a writer which died or was
 /// fenced may have left behind what the next writer bound to.
 #[derive(Debug, Clone, Copy, Default)]

@@ -126,7 +126,7 @@ fn replay_log(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Read> {
     let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
-    let after = plan.after().map(|at| After::new(at.seq, &at.chain.0));
+    let after = plan.after().map(After::from);
     let held = after.map_or(0, |after| after.seq);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || {

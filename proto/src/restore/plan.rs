@@ -171,7 +171,7 @@ impl Plan {
         let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
         let mut plan = Self { generation, beginning, lineage, segments, target };
         if let Some(after) = plan.after() {
-            let first = After::new(after.seq, &after.chain.0).first_segment(&plan.segments);
+            let first = After::from(after).first_segment(&plan.segments);
             plan.segments.drain(..first);
         }
         Ok(plan)

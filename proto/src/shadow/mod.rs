@@ -169,7 +169,7 @@ impl<'s> Shadow<'s> {
         replay.finish()?;
         let done = CaughtUp { batches: replay.batches, statements: replay.statements };
         if let Some((at, _)) = newest {
-            *after = After::new(at.seq, &at.chain.0);
+            *after = (*at).into();
         }
         guard.own();
         Ok(done)
@@ -374,7 +374,7 @@ fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<O
     let marked = replay::put_position(&db, at);
     marked.map_err(|error| sqlite_error(place(path), &error))?;
     checkpoint(&db, path, &mut state)?;
-    Ok((db, guard, state, After::new(at.seq, &at.chain.0)))
+    Ok((db, guard, state, at.into()))
 }
 
 fn open_database(path: &Path) -> Result<(Connection, Guard)> {
