@@ -7,6 +7,7 @@ mod sim;
 use std::collections::BTreeMap;
 
 use lockstep_proto::error::Error;
+use lockstep_proto::log::segments;
 use lockstep_proto::restore::Target;
 use lockstep_proto::version::DataVersion;
 
@@ -84,5 +85,31 @@ fn what_was_removed_is_refused_and_what_was_kept_is_not() {
     for target in [Target::Version(DataVersion(*first)), Target::Time(*time), Target::Seq(3)] {
         let error = machine.restore(target).unwrap_err().to_string();
         assert!(error.contains("lies before everything"), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_beginning_is_passed_by_and_nothing_older_is_taken_for_it() {
+    let mut machine = Machine::new();
+    let mut states = Vec::new();
+    for steps in [[Step::Gap, Step::Commit(1, 4)], [Step::Restart, Step::Commit(3, 4)]] {
+        steps.into_iter().for_each(|step| machine.step(step));
+        states.push((machine.version, machine.time, rows_of(&machine.node)));
+        machine.time += 1_000;
+    }
+    machine.compact();
+    machine.step(Step::Commit(2, 4));
+    let generation = machine.restore(Target::Newest).unwrap().0.position.generation;
+    let first = segments(&machine.store, generation).unwrap()[0].name.to_string();
+    machine.store.0.lock().unwrap().objects.get_mut(&first).unwrap()[200] ^= 1;
+    for (index, (version, time, rows)) in states.iter().enumerate() {
+        for target in [Target::Version(DataVersion(*version)), Target::Time(*time)] {
+            match machine.restore(target) {
+                Ok((_, restored)) => assert!(index == 1 && restored == *rows, "{target}"),
+                Err(error) => {
+                    assert!(index == 0 && error.to_string().contains(&first), "{target}: {error}");
+                }
+            }
+        }
     }
 }

@@ -111,7 +111,7 @@ impl Plan {
     /// kept; [`Error::Damaged`] where what the log goes on from is not there, for then what came after it
     /// cannot be restored.
     pub fn to(store: &dyn Store, keys: &KeyRing, target: Target) -> Result<Self> {
-        Self::look_up(store, keys, target, Depth::Summary)
+        LookUp { store, keys, target, depth: Depth::Summary }.plan()
     }
 
     /// Looks up the same another time where a restore found damage, and reads every snapshot before it
@@ -120,61 +120,8 @@ impl Plan {
     /// # Errors
     /// As [`to`](Self::to).
     pub fn around_damage(&self, store: &dyn Store, keys: &KeyRing) -> Result<Option<Self>> {
-        let other = Self::look_up(store, keys, self.target, Depth::Whole)?;
+        let other = LookUp { store, keys, target: self.target, depth: Depth::Whole }.plan()?;
         Ok((other.lineage.links != self.lineage.links).then_some(other))
-    }
-
-    fn look_up(store: &dyn Store, keys: &KeyRing, target: Target, depth: Depth) -> Result<Self> {
-        let newest = LogEnd::read(store, keys)?.position.generation;
-        if target == Target::Newest {
-            let segments = log::segments(store, newest)?;
-            return Self::within(store, keys, newest, segments, (target, depth));
-        }
-        // Newest history first: that is the order of the epochs that wrote, not of the numbers.
-        let mut generations: Vec<u32> = Vec::new();
-        for entry in log::all_segments(store)?.iter().rev() {
-            if !generations.contains(&entry.name.generation) {
-                generations.push(entry.name.generation);
-            }
-        }
-        let from = generations.iter().position(|&generation| generation == newest).unwrap_or(0);
-        for generation in generations.split_off(from) {
-            let segments = log::segments(store, generation)?;
-            if holds(store, keys, generation, &segments, target)? {
-                return Self::within(store, keys, generation, segments, (target, depth));
-            }
-        }
-        Err(Error::Refused {
-            what: format!("{target} lies before everything that '{}' keeps", store.label()),
-            hint: "'backup-cli list' shows what there is.".into(),
-        })
-    }
-
-    fn within(
-        store: &dyn Store,
-        keys: &KeyRing,
-        generation: u32,
-        segments: Vec<SegmentEntry>,
-        (target, depth): (Target, Depth),
-    ) -> Result<Self> {
-        let mut suits = |found: &Summary| {
-            target.admits(found.position.seq, found.meta.time, found.meta.data_version)
-        };
-        // Where compaction has made a snapshot the beginning may be gone, or damaged: it is not needed.
-        let (beginning, damage) = match beginning_of(store, keys, &segments) {
-            Err(error @ Error::Store(_)) => return Err(error),
-            Err(error) => (None, Some(error)),
-            Ok(beginning) => (beginning, None),
-        };
-        let start = beginning.as_ref().map(|beginning| &beginning.start);
-        let lineage = snapshot::newest(store, keys, generation, start, &mut suits, depth);
-        let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
-        let mut plan = Self { generation, beginning, lineage, segments, target };
-        if let Some(after) = plan.after() {
-            let first = After::from(after).first_segment(&plan.segments);
-            plan.segments.drain(..first);
-        }
-        Ok(plan)
     }
 
     /// True where the log is read from a segment that holds record `seq`, at which a snapshot was made.
@@ -221,36 +168,111 @@ impl Plan {
     }
 }
 
-/// True where the oldest state of a generation that is kept is not behind `target`.
-fn holds(
-    store: &dyn Store,
-    keys: &KeyRing,
-    generation: u32,
-    segments: &[SegmentEntry],
+/// Finds what a restore will read.
+struct LookUp<'a> {
+    store: &'a dyn Store,
+    keys: &'a KeyRing,
     target: Target,
-) -> Result<bool> {
-    let beginning = beginning_of(store, keys, segments)?;
-    let base = beginning.as_ref().map(|beginning| beginning.start.base.as_ref());
-    if base == Some(None) {
-        // It began with an empty database.
-        return Ok(true);
+    depth: Depth,
+}
+
+/// A generation, before any snapshot of it is looked at.
+struct History {
+    generation: u32,
+    segments: Vec<SegmentEntry>,
+    beginning: Option<Beginning>,
+    /// What is wrong with its beginning. Where compaction has made a snapshot that is not needed.
+    damage: Option<Error>,
+}
+
+impl LookUp<'_> {
+    fn plan(&self) -> Result<Plan> {
+        let newest = LogEnd::read(self.store, self.keys)?.position.generation;
+        if self.target == Target::Newest {
+            return self.within(self.history(newest)?);
+        }
+        // Newest history first: that is the order of the epochs that wrote, not of the numbers.
+        let mut generations: Vec<u32> = Vec::new();
+        for entry in log::all_segments(self.store)?.iter().rev() {
+            if !generations.contains(&entry.name.generation) {
+                generations.push(entry.name.generation);
+            }
+        }
+        let from = generations.iter().position(|&generation| generation == newest).unwrap_or(0);
+        for generation in generations.split_off(from) {
+            let history = self.history(generation)?;
+            if self.is_held_by(&history)? {
+                return self.within(history);
+            }
+            // What it began with may be what is wanted; an older history is never taken instead.
+            if let Some(damage) = history.damage {
+                return Err(damage);
+            }
+        }
+        Err(Error::Refused {
+            what: format!(
+                "{} lies before everything that '{}' keeps",
+                self.target,
+                self.store.label()
+            ),
+            hint: "'backup-cli list' shows what there is.".into(),
+        })
     }
-    let base = base.flatten().map(|base| base.name.as_str());
-    if let (Some(Beginning { after, .. }), Target::Seq(wanted)) = (&beginning, target)
-        && wanted <= after.seq
-    {
-        // Its base is newer than that record, which is in the history before.
-        return Ok(false);
+
+    fn history(&self, generation: u32) -> Result<History> {
+        let segments = log::segments(self.store, generation)?;
+        let (beginning, damage) = match beginning_of(self.store, self.keys, &segments) {
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => (None, Some(error)),
+            Ok(beginning) => (beginning, None),
+        };
+        Ok(History { generation, segments, beginning, damage })
     }
-    for (name, size) in snapshot::published(store, generation)? {
-        if name.is_compacted() || base == Some(&name.to_string()) {
-            let found = snapshot::summary(store, keys, name, size)?;
-            if target.admits(found.position.seq, found.meta.time, found.meta.data_version) {
+
+    /// True where the oldest state of a generation that is kept is not behind the target.
+    fn is_held_by(&self, history: &History) -> Result<bool> {
+        let beginning = history.beginning.as_ref();
+        let base = beginning.map(|beginning| beginning.start.base.as_ref());
+        if base == Some(None) {
+            // It began with an empty database.
+            return Ok(true);
+        }
+        let base = base.flatten().map(|base| base.name.as_str());
+        if let (Some(Beginning { after, .. }), Target::Seq(wanted)) = (beginning, self.target)
+            && wanted <= after.seq
+        {
+            // Its base is newer than that record, which is in the history before.
+            return Ok(false);
+        }
+        for (name, size) in snapshot::published(self.store, history.generation)? {
+            if (name.is_compacted() || base == Some(&name.to_string()))
+                && self.suits(&snapshot::summary(self.store, self.keys, name, size)?)
+            {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
-    Ok(false)
+
+    /// True where a snapshot is not behind the target.
+    fn suits(&self, found: &Summary) -> bool {
+        self.target.admits(found.position.seq, found.meta.time, found.meta.data_version)
+    }
+
+    fn within(&self, history: History) -> Result<Plan> {
+        let History { generation, segments, beginning, damage } = history;
+        let start = beginning.as_ref().map(|beginning| &beginning.start);
+        let mut suits = |found: &Summary| self.suits(found);
+        let lineage =
+            snapshot::newest(self.store, self.keys, generation, start, &mut suits, self.depth);
+        let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
+        let mut plan = Plan { generation, beginning, lineage, segments, target: self.target };
+        if let Some(after) = plan.after() {
+            let first = After::from(after).first_segment(&plan.segments);
+            plan.segments.drain(..first);
+        }
+        Ok(plan)
+    }
 }
 
 /// How a generation began.
@@ -272,9 +294,9 @@ pub(crate) fn beginning_of(
     keys: &KeyRing,
     segments: &[SegmentEntry],
 ) -> Result<Option<Beginning>> {
-    let mut found: Option<(u64, Beginning)> = None;
+    let mut found: Option<Beginning> = None;
     for entry in segments {
-        if found.as_ref().is_some_and(|(seq, _)| *seq != entry.name.first_seq) {
+        if found.as_ref().is_some_and(|found| found.after.seq + 1 != entry.name.first_seq) {
             break;
         }
         let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
@@ -288,10 +310,10 @@ pub(crate) fn beginning_of(
         match open.start {
             Some(start) => {
                 let after = Mark { seq: seq.saturating_sub(1), chain: segment.header.prev };
-                found = Some((seq, Beginning { after, start }));
+                found = Some(Beginning { after, start });
             }
             None => break,
         }
     }
-    Ok(found.map(|(_, beginning)| beginning))
+    Ok(found)
 }
