@@ -1,7 +1,7 @@
 //! What a restore to the newest position would have to read, in numbers: the newest snapshot, and the log behind it.
 
 use crate::error::Result;
-use crate::log::{LogEnd, SegmentEntry};
+use crate::log::SegmentEntry;
 use crate::record::TimeMs;
 use crate::restore::Plan;
 use crate::seal::KeyRing;
@@ -44,7 +44,6 @@ impl Tail {
     /// Where a restore would fail for want of a snapshot or of a log.
     pub fn read(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
         let plan = Plan::newest(store, keys)?;
-        let end = LogEnd::read(store, keys)?.position;
         let snapshot = plan.lineage.links.last().map(|link| NewestSnapshot {
             seq: link.summary.position.seq,
             time: link.summary.meta.time,
@@ -54,11 +53,12 @@ impl Tail {
                 * u64::from(link.summary.meta.page_count),
         });
         let after = snapshot.as_ref().map_or(0, |snapshot| snapshot.seq);
+        let head_seq = plan.end.position.seq;
         Ok(Self {
             snapshot,
-            head_seq: end.seq,
-            records: end.seq.saturating_sub(after),
-            bytes: bytes_behind(&plan.segments, after, end.seq),
+            head_seq,
+            records: head_seq.saturating_sub(after),
+            bytes: bytes_behind(&plan.segments, after, head_seq),
         })
     }
 }

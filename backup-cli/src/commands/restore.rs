@@ -11,7 +11,6 @@ use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::log::LogEnd;
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
 use lockstep_proto::seal::KeyRing;
@@ -79,7 +78,8 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let target = target(args);
     let plan = Plan::to(&*store, &keys, target)?;
     if args.dry_run {
-        return show_plan(&*store, &keys, &plan, output);
+        show_plan(&plan, output);
+        return Ok(());
     }
     if let Some(node) = &dest.node {
         DirBuilder::new()
@@ -194,8 +194,7 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
     text
 }
 
-fn show_plan(store: &dyn Store, keys: &KeyRing, plan: &Plan, output: &Output) -> Result<()> {
-    let end = LogEnd::read(store, keys)?;
+fn show_plan(plan: &Plan, output: &Output) {
     let newest = plan.target == Target::Newest;
     let links = &plan.lineage.links;
     let report = PlanReport {
@@ -205,11 +204,10 @@ fn show_plan(store: &dyn Store, keys: &KeyRing, plan: &Plan, output: &Output) ->
         segments: plan.segments.len(),
         log_bytes: plan.log_bytes(),
         snapshot_seq: plan.lineage.position().map(|at| at.seq),
-        seq: newest.then_some(end.position.seq),
-        data_version: end.head.data_version.filter(|_| newest).map(|version| version.0),
+        seq: newest.then_some(plan.end.position.seq),
+        data_version: plan.end.head.data_version.filter(|_| newest).map(|version| version.0),
     };
     output.result(&report, || plan_text(&report, plan.target));
-    Ok(())
 }
 
 fn plan_text(report: &PlanReport, target: Target) -> String {

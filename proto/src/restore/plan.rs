@@ -93,6 +93,8 @@ pub struct Plan {
     pub segments: Vec<SegmentEntry>,
     /// Where to stop.
     pub target: Target,
+    /// Where the log ended when this was looked up, whatever the target.
+    pub end: LogEnd,
 }
 
 impl Plan {
@@ -187,9 +189,10 @@ struct History {
 
 impl LookUp<'_> {
     fn plan(&self) -> Result<Plan> {
-        let newest = LogEnd::read(self.store, self.keys)?.position.generation;
+        let end = LogEnd::read(self.store, self.keys)?;
+        let newest = end.position.generation;
         if self.target == Target::Newest {
-            return self.within(self.history(newest)?);
+            return self.within(self.history(newest)?, end);
         }
         // Newest history first: that is the order of the epochs that wrote, not of the numbers.
         let mut generations: Vec<u32> = Vec::new();
@@ -202,7 +205,7 @@ impl LookUp<'_> {
         for generation in generations.split_off(from) {
             let history = self.history(generation)?;
             if self.is_held_by(&history)? {
-                return self.within(history);
+                return self.within(history, end);
             }
             // What it began with may be what is wanted; an older history is never taken instead.
             if let Some(damage) = history.damage {
@@ -259,14 +262,15 @@ impl LookUp<'_> {
         self.target.admits(found.position.seq, found.meta.time, found.meta.data_version)
     }
 
-    fn within(&self, history: History) -> Result<Plan> {
+    fn within(&self, history: History, end: LogEnd) -> Result<Plan> {
         let History { generation, segments, beginning, damage } = history;
         let start = beginning.as_ref().map(|beginning| &beginning.start);
         let mut suits = |found: &Summary| self.suits(found);
         let lineage =
             snapshot::newest(self.store, self.keys, generation, start, &mut suits, self.depth);
         let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
-        let mut plan = Plan { generation, beginning, lineage, segments, target: self.target };
+        let target = self.target;
+        let mut plan = Plan { generation, beginning, lineage, segments, target, end };
         if let Some(after) = plan.after() {
             let first = After::from(after).first_segment(&plan.segments);
             plan.segments.drain(..first);
