@@ -240,12 +240,7 @@ impl Bracket {
 
 /// SQLite's own check, and that the database says itself which version it is.
 fn check(db: &Connection, expected: Option<DataVersion>) -> Result<(), Error> {
-    let verdict: String = db
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-        .map_err(|error| failed(&error))?;
-    if verdict != "ok" {
-        return Err(Error::Database { place: String::new(), what: verdict });
-    }
+    replay::check_integrity(db, "")?;
     let found = version_of(db).map_err(|error| failed(&error))?;
     if found == expected {
         return Ok(());

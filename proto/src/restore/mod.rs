@@ -202,13 +202,9 @@ fn stopped() -> Error {
 
 /// Proves a restored database: SQLite's own checks, and that it says itself which version it is.
 fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
-    let place = || "restored database".to_owned();
-    let failed = |error: rusqlite::Error| sqlite_error(place(), &error);
-    let verdict: String =
-        db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(failed)?;
-    if verdict != "ok" {
-        return Err(Error::Database { place: place(), what: verdict });
-    }
+    let place = "restored database";
+    let failed = |error: rusqlite::Error| sqlite_error(place.into(), &error);
+    replay::check_integrity(db, place)?;
     let violations: i64 = db
         .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
         .map_err(failed)?;
@@ -219,7 +215,7 @@ fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
         if found as u32 != expected.0 {
             let what =
                 format!("data_version is {found}, the log's newest batch made it {expected}");
-            return Err(Error::Database { place: place(), what });
+            return Err(Error::Database { place: place.into(), what });
         }
     }
     Ok(violations.unsigned_abs())

@@ -328,6 +328,21 @@ pub fn sqlite_error(place: String, error: &rusqlite::Error) -> Error {
     Error::Database { place, what }
 }
 
+/// Has SQLite check every page of the database at `place`.
+///
+/// # Errors
+/// [`Error::Database`] with what SQLite found.
+pub fn check_integrity(db: &Connection, place: &str) -> Result<()> {
+    let verdict: String = db
+        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        .map_err(|error| sqlite_error(place.into(), &error))?;
+    if verdict == "ok" {
+        Ok(())
+    } else {
+        Err(Error::Database { place: place.into(), what: verdict })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

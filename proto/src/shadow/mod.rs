@@ -265,15 +265,7 @@ impl<'s> Shadow<'s> {
     /// # Errors
     /// [`Error::Database`] with what SQLite found.
     pub fn prove(&self) -> Result<()> {
-        let verdict: String = self
-            .db
-            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-            .map_err(|error| sqlite_error(place(&self.path), &error))?;
-        if verdict == "ok" {
-            Ok(())
-        } else {
-            Err(Error::Database { place: place(&self.path), what: verdict })
-        }
+        replay::check_integrity(&self.db, &place(&self.path))
     }
 
     /// The database, to look at.
