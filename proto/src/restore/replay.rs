@@ -32,8 +32,9 @@ pub struct Replay<'c> {
     in_transaction: bool,
     session: u64,
     uncommitted: u64,
-    commit_after: u64,
-    /// The newest batch executed, where commits are marked.
+    /// Each commit leaves the position of its newest batch in the file's header.
+    marks: bool,
+    /// The newest batch executed.
     newest: Option<Mark>,
     /// Batches executed.
     pub batches: u64,
@@ -173,7 +174,7 @@ impl<'c> Replay<'c> {
             in_transaction: false,
             session: 0,
             uncommitted: 0,
-            commit_after: STATEMENTS_PER_COMMIT,
+            marks: false,
             newest: None,
             batches: 0,
             statements: 0,
@@ -184,7 +185,7 @@ impl<'c> Replay<'c> {
     /// As [`new`](Self::new), and each commit leaves the position of its newest batch in the database
     /// file's header, for [`position`].
     pub fn marked(db: &'c Connection, guard: &'c Guard) -> Self {
-        Self { commit_after: STATEMENTS_PER_MARK, ..Self::new(db, guard) }
+        Self { marks: true, ..Self::new(db, guard) }
     }
 
     /// Executes one batch.
@@ -199,7 +200,8 @@ impl<'c> Replay<'c> {
             self.session = batch.session;
             self.commit().and_then(|()| self.own(SESSION_SETTINGS)).map_err(failed)?;
         }
-        if batch.transaction != self.in_transaction || self.uncommitted >= self.commit_after {
+        let most = if self.marks { STATEMENTS_PER_MARK } else { STATEMENTS_PER_COMMIT };
+        if batch.transaction != self.in_transaction || self.uncommitted >= most {
             self.commit().map_err(failed)?;
             if batch.transaction {
                 self.own("BEGIN").map_err(failed)?;
@@ -236,7 +238,7 @@ impl<'c> Replay<'c> {
             return Ok(());
         }
         self.guard.own();
-        if let Some(newest) = self.newest.filter(|_| self.commit_after == STATEMENTS_PER_MARK) {
+        if let Some(newest) = self.newest.filter(|_| self.marks) {
             put_position(self.db, newest)?;
         }
         self.own("COMMIT")
