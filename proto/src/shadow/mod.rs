@@ -180,11 +180,6 @@ impl<'s> Shadow<'s> {
         self.after.seq
     }
 
-    /// Seq of the newest snapshot that was made of it.
-    pub fn published_seq(&self) -> u64 {
-        self.state.head.published_seq
-    }
-
     /// Publishes a snapshot of what changed: a delta, or a base where there is none, or where half of the
     /// pages would go out anyway. `None` where nothing was replayed since the last, or settings of a
     /// migration are in force. Durable, and read back, on return.
@@ -266,11 +261,6 @@ impl<'s> Shadow<'s> {
     /// [`Error::Database`] with what SQLite found.
     pub fn prove(&self) -> Result<()> {
         replay::check_integrity(&self.db, &place(&self.path))
-    }
-
-    /// The database, to look at.
-    pub fn database(&self) -> &Connection {
-        &self.db
     }
 }
 
