@@ -30,7 +30,7 @@ use crate::restore::replay::{self, Guard, Replay, sqlite_error};
 use crate::restore::{PageFile, Plan, Progress};
 use crate::seal::{Chain, KeyRing};
 use crate::snapshot::{self, Content, HeaderFields, Pages};
-use crate::store::Store;
+use crate::store::{Store, UNSYNCED_MAX};
 use crate::version::DataVersion;
 
 const DATABASE: &str = "shadow.sqlite3";
@@ -40,9 +40,6 @@ const WAL_BYTES: u64 = 8 << 20;
 /// Most snapshots that a restore reads, one after another.
 const LINKS_MAX: usize = 10;
 const LOCK: &str = "lock";
-/// A file is synced each time that so much was written to it: a node that syncs a record on the same disk would
-/// else wait for all of it.
-const UNSYNCED_MAX: u64 = 2 << 20;
 
 /// A database replayed from the log in a store. After an error it is of no further use.
 pub struct Shadow<'s> {

@@ -19,13 +19,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::append::FileAppend;
-use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
+use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind, UNSYNCED_MAX};
 use crate::{hex, layout};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
-/// A new object is synced as it is written, each time that so much was: what waits in memory for the disk is
-/// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.
-const UNSYNCED_MAX: u64 = 2 << 20;
 /// A temporary file that has not been written to for so many seconds is nobody's.
 const LEFTOVER_S: u64 = 24 * 3600;
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);

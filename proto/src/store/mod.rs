@@ -14,6 +14,10 @@ use std::io;
 
 pub use file::FileStore;
 
+/// A large file is synced as it is written, each time that so much was: what waits in memory for the disk is
+/// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.
+pub(crate) const UNSYNCED_MAX: u64 = 2 << 20;
+
 /// What is in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
