@@ -220,7 +220,7 @@ impl<'s> Shadow<'s> {
                 Some(parent) => Pages::Changed { parent, numbers: &numbers },
                 None => Pages::All,
             },
-            header: Some(self.state.head.fields()),
+            header: Some(self.state.head.fields),
         };
         let (base, stored_bytes) =
             snapshot::write(self.store, self.keys, name, position, &content, progress)?;
@@ -346,7 +346,15 @@ fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<O
     let lineage = names.zip(&read).map(|(name, (chain, _))| Base { name, chain: *chain }).collect();
     let at = plan.after().unwrap_or(Mark { seq: 0, chain: Chain::default() });
     let time = newest.map_or(0, |newest| newest.meta.time);
-    let head = StateHead::new(keys.store(), plan.generation, fields, lineage, at.seq, time);
+    let head = StateHead {
+        format: state::FORMAT.into(),
+        store_id: keys.store(),
+        generation: plan.generation,
+        fields,
+        lineage,
+        published_seq: at.seq,
+        time,
+    };
     let pages = read.into_iter().map(|(_, pages)| pages).collect();
     let mut state = State { head, pages, dirty: RoaringBitmap::new() };
     let (db, guard) = open_database(path)?;

@@ -25,15 +25,14 @@ pub struct State {
 
 /// The part of [`State`] that is JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StateHead {
+    /// [`FORMAT`]. Fields are added under another one only.
     pub format: String,
     pub store_id: StoreId,
     pub generation: u32,
-    /// Header fields of the node's database file: journal mode, user version, application id.
-    pub journal: [u8; 2],
-    pub user_version: [u8; 4],
-    pub application_id: [u8; 4],
+    /// As they are in the node's database file.
+    #[serde(flatten)]
+    pub fields: HeaderFields,
     /// The snapshots that the shadow's pages were published in, base first.
     pub lineage: Vec<Base>,
     /// Position of the newest of them.
@@ -42,38 +41,8 @@ pub struct StateHead {
     pub time: TimeMs,
 }
 
-const FORMAT: &str = "lockstep-shadow/1";
-
-impl StateHead {
-    pub fn new(
-        store_id: StoreId,
-        generation: u32,
-        fields: HeaderFields,
-        lineage: Vec<Base>,
-        published_seq: u64,
-        time: TimeMs,
-    ) -> Self {
-        let HeaderFields { journal, user_version, application_id } = fields;
-        let format = FORMAT.into();
-        Self {
-            format,
-            store_id,
-            generation,
-            journal,
-            user_version,
-            application_id,
-            lineage,
-            published_seq,
-            time,
-        }
-    }
-
-    /// As they are in the node's database file.
-    pub fn fields(&self) -> HeaderFields {
-        let &Self { journal, user_version, application_id, .. } = self;
-        HeaderFields { journal, user_version, application_id }
-    }
-}
+/// What [`StateHead::format`] says.
+pub const FORMAT: &str = "lockstep-shadow/1";
 
 impl State {
     /// Notes that `base`, with `numbers`, was published on the first `keep` snapshots of the lineage.
@@ -115,5 +84,34 @@ impl State {
             });
         written.map_err(Error::file("write", path))?;
         write_file(path, &bytes, 0o600, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Chain;
+
+    #[test]
+    fn the_first_line_stays_as_it_is() {
+        let fields =
+            HeaderFields { journal: [1, 2], user_version: [0, 0, 0, 3], application_id: [4; 4] };
+        let base = Base { name: "snap/x".into(), chain: Chain([5; 32]) };
+        let head = StateHead {
+            format: FORMAT.into(),
+            store_id: StoreId([6; 16]),
+            generation: 7,
+            fields,
+            lineage: vec![base],
+            published_seq: 8,
+            time: 9,
+        };
+        let line = format!(
+            r#"{{"format":"lockstep-shadow/1","store_id":"{}","generation":7,"journal":[1,2],"user_version":[0,0,0,3],"application_id":[4,4,4,4],"lineage":[{{"name":"snap/x","chain":"{}"}}],"published_seq":8,"time":9}}"#,
+            "06".repeat(16),
+            "05".repeat(32)
+        );
+        assert_eq!(serde_json::to_string(&head).unwrap(), line);
+        assert_eq!(serde_json::from_str::<StateHead>(&line).unwrap(), head);
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use roaring::RoaringBitmap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{CHUNK_BYTES, DELTA, END, End, META, Meta, PAGES, Proof, read};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ pub enum Pages<'a> {
 }
 
 /// The fields of a database file's first page that whoever keeps the file may use for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderFields {
     /// Journal mode: file format write and read version, 1 or 2 (WAL).
     pub journal: [u8; 2],
