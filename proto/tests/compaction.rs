@@ -4,11 +4,13 @@
 mod machine;
 mod sim;
 
+use std::collections::BTreeSet;
+
 use lockstep_proto::error::Error;
 use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::restore::{self, Plan};
 use lockstep_proto::retention::Policy;
-use lockstep_proto::shadow::Shadow;
+use lockstep_proto::shadow::{self, Shadow};
 use lockstep_proto::version::DataVersion;
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -169,6 +171,30 @@ fn a_removal_that_is_cut_off_anywhere_costs_nothing() {
             break;
         }
     }
+}
+
+#[test]
+fn a_folder_with_something_else_in_it_is_neither_used_nor_removed() {
+    let mut machine = Machine::new();
+    machine.compact();
+    let folder = machine.shadow();
+    let names = || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
+    std::fs::write(folder.join("photo"), "of the cat").unwrap();
+    let before = names();
+    for error in [
+        Shadow::open(&machine.store, &machine.keys, &folder).err().unwrap(),
+        shadow::remove(&folder).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("holds something else"), "{error}");
+        assert_eq!(names(), before);
+    }
+    std::fs::remove_file(folder.join("photo")).unwrap();
+    shadow::remove(&folder).unwrap();
+    assert!(!folder.exists());
+    shadow::remove(&folder).unwrap();
 }
 
 #[test]

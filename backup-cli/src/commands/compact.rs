@@ -49,13 +49,10 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
             temporary.path().join(SHADOW_FOLDER)
         }
     };
-    refuse_foreign(&folder)?;
     let (store, keys) = (&*place.store, &place.keys);
     let done = match compact(store, keys, &folder, output) {
-        // It is only a copy: made anew, it may be right.
-        Err(Error::Database { .. } | Error::Damaged { .. }) if folder.exists() => {
-            shadow::remove(&folder)?;
-            compact(store, keys, &folder, output)
+        Err(error) if shadow::may_be_wrong(&error) => {
+            shadow::remove(&folder).and_then(|()| compact(store, keys, &folder, output))
         }
         done => done,
     };
@@ -63,17 +60,6 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
     let report = report(&place, batches, seq, published, began);
     output.result(&report, || text(&report));
     Ok(())
-}
-
-/// Not into a folder that holds anything else.
-fn refuse_foreign(folder: &Path) -> Result<()> {
-    if shadow::is_free(folder) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        format!("'{}' holds something else", folder.display()),
-        "nothing was changed; give an empty or new folder with --shadow.",
-    ))
 }
 
 fn compact(

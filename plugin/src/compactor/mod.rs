@@ -23,6 +23,7 @@ use lockstep_proto::error::Error;
 use lockstep_proto::record::TimeMs;
 use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::KeyRing;
+use lockstep_proto::shadow;
 use lockstep_proto::tail::Tail;
 use lockstep_proto::writer::Writer;
 use serde::Serialize;
@@ -314,14 +315,15 @@ impl Shared {
             };
             let began = Instant::now();
             let mut done = self.at_lowest_priority(setup, work::compact);
-            if let Err(error @ (Error::Database { .. } | Error::Damaged { .. })) = &done
+            if let Err(error) = &done
+                && shadow::may_be_wrong(error)
                 && !rebuilt
             {
                 // The shadow may be what is wrong. It can always be made again, once.
                 rebuilt = true;
                 let line = format!("compaction {id}: {}; making the shadow anew", explain(error));
                 output.log(Level::Unusual, &line);
-                done = lockstep_proto::shadow::remove(&setup.folder)
+                done = shadow::remove(&setup.folder)
                     .and_then(|()| self.at_lowest_priority(setup, work::compact));
             }
             let took = began.elapsed();

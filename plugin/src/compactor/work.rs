@@ -87,7 +87,6 @@ impl fmt::Display for Outcome {
 /// The first thing that went wrong; nothing was published.
 pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let Setup { destination, keys, folder, .. } = setup;
-    refuse_foreign(folder)?;
     refuse_too_large(setup)?;
     let pace = Pace::new(shared);
     let store = Paced { store: destination.url.open()?, pace: pace.clone() };
@@ -164,17 +163,6 @@ fn prune(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
 /// A writer that was fenced must not go on.
 fn not_fenced(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<()> {
     fence::check(store, &setup.keys, shared.signal.epoch.load(Ordering::Relaxed))
-}
-
-/// A shadow that is made anew removes what is in its folder.
-fn refuse_foreign(folder: &Path) -> Result<()> {
-    if shadow::is_free(folder) {
-        return Ok(());
-    }
-    Err(Error::Refused {
-        what: format!("'{}' holds something else than a shadow", folder.display()),
-        hint: "nothing was changed; set 'shadow' in backup.lock to an empty or new folder.".into(),
-    })
 }
 
 /// A shadow must not take the room that the node's own database needs.

@@ -88,8 +88,8 @@ impl<'s> Shadow<'s> {
     /// Opens the shadow in `folder` of the log that `store` holds, or makes it from the newest snapshots.
     ///
     /// # Errors
-    /// [`Error::Refused`] where another process uses it. Where the log or its snapshots cannot be read, or the
-    /// folder not be written.
+    /// [`Error::Refused`] where another process uses the folder, or it holds something else. Where the log or its
+    /// snapshots cannot be read, or the folder not be written.
     pub fn open(store: &'s dyn Store, keys: &'s KeyRing, folder: &Path) -> Result<Self> {
         DirBuilder::new()
             .recursive(true)
@@ -104,32 +104,13 @@ impl<'s> Shadow<'s> {
         });
         let first =
             log::segments(store, plan.generation)?.first().map(|first| first.name.first_seq);
-        if let Some(state) = state
-            && let Some((db, guard, state, after)) = reopen(&path, state)?
-            // Else what it needs was removed, since another process compacted.
-            && first.is_none_or(|first| first <= after.seq + 1)
-        {
-            return Ok(Self {
-                store,
-                keys,
-                path,
-                db,
-                guard,
-                state,
-                after,
-                newest: None,
-                _lock: lock,
-            });
-        }
-        let made = match make(store, keys, &path, &plan) {
-            Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
-                // An older snapshot, with more of the log, gives the same.
-                let other = plan.around_damage(store, keys)?.ok_or(error)?;
-                make(store, keys, &path, &other)
-            }
-            made => made,
+        let kept = state.map(|state| reopen(&path, state)).transpose()?.flatten();
+        // Else what it needs was removed, since another process compacted.
+        let kept = kept.filter(|(.., after)| first.is_none_or(|first| first <= after.seq + 1));
+        let (db, guard, state, after) = match kept {
+            Some(kept) => kept,
+            None => make_around_damage(store, keys, &path, &plan)?,
         };
-        let (db, guard, state, after) = made?;
         Ok(Self { store, keys, path, db, guard, state, after, newest: None, _lock: lock })
     }
 
@@ -264,7 +245,7 @@ impl<'s> Shadow<'s> {
 /// Removes the shadow in `folder`: it is made again when it is needed.
 ///
 /// # Errors
-/// [`Error::Refused`] where another process uses it; where the folder cannot be written.
+/// [`Error::Refused`] where another process uses the folder, or it holds something else; where it cannot be written.
 pub fn remove(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
@@ -278,13 +259,9 @@ pub fn database_in(folder: &Path) -> PathBuf {
     folder.join(DATABASE)
 }
 
-/// True where `folder` holds nothing but a shadow.
-pub fn is_free(folder: &Path) -> bool {
-    let own = |name: &std::ffi::OsStr| {
-        name.to_str().is_some_and(|name| name == LOCK || name.starts_with("shadow."))
-    };
-    std::fs::read_dir(folder)
-        .map_or(true, |entries| entries.flatten().all(|entry| own(&entry.file_name())))
+/// True where `error` may come of a shadow that is not in order: made anew, it may be right.
+pub fn may_be_wrong(error: &Error) -> bool {
+    matches!(error, Error::Database { .. } | Error::Damaged { .. })
 }
 
 type Opened = (Connection, Guard, State, After);
@@ -301,6 +278,22 @@ fn reopen(path: &Path, mut state: State) -> Result<Option<Opened>> {
     });
     // Whatever SQLite has against it: it is made again.
     Ok(opened.ok().flatten())
+}
+
+/// As [`make`]; an older snapshot, with more of the log, gives the same.
+fn make_around_damage(
+    store: &dyn Store,
+    keys: &KeyRing,
+    path: &Path,
+    plan: &Plan,
+) -> Result<Opened> {
+    match make(store, keys, path, plan) {
+        Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
+            let other = plan.around_damage(store, keys)?.ok_or(error)?;
+            make(store, keys, path, &other)
+        }
+        made => made,
+    }
 }
 
 /// Makes a shadow from the snapshots of `plan`.
@@ -390,7 +383,13 @@ fn checkpoint(db: &Connection, path: &Path, state: &mut State) -> Result<()> {
     Ok(())
 }
 
+/// Makes the folder this process's own. One that holds anything else is left as it is, for a shadow is removed with
+/// its folder.
+///
+/// # Errors
+/// [`Error::Refused`] where it holds something else, or another process uses it.
 fn lock(folder: &Path) -> Result<File> {
+    refuse_foreign(folder)?;
     let path = folder.join(LOCK);
     let options =
         OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
@@ -403,6 +402,21 @@ fn lock(folder: &Path) -> Result<File> {
         }),
         Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),
     }
+}
+
+fn refuse_foreign(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(Error::file("list", folder))? {
+        let name = entry.map_err(Error::file("list", folder))?.file_name();
+        if name != LOCK && !name.as_encoded_bytes().starts_with(b"shadow.") {
+            return Err(Error::Refused {
+                what: format!("'{}' holds something else than a shadow", folder.display()),
+                hint: "nothing was changed; give an empty or new folder, with --shadow or 'shadow' in the \
+                       section 'compaction' of backup.lock."
+                    .into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn wal_of(path: &Path) -> PathBuf {
