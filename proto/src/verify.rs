@@ -8,7 +8,7 @@ use crate::log::{self, After, LoadedSegment, LogReader, Mark, SegmentEntry};
 use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::beginning_of;
 use crate::seal::{Chain, KeyRing};
-use crate::snapshot;
+use crate::snapshot::{self, Proof, Whole};
 use crate::store::Store;
 use crate::version::DataVersion;
 
@@ -69,7 +69,7 @@ pub fn run(
         let whole = match base {
             // It may have been removed, with what a later one stands for.
             Some(base) if snapshots.has(&base.name) || !snapshots.compacted() => {
-                snapshots.expect(&base.name, base.chain)?;
+                snapshots.require(&base.name, base.chain)?;
                 true
             }
             Some(_) => false,
@@ -155,12 +155,12 @@ impl Snapshots {
     ) -> Result<Self> {
         let mut all = Self { made: Vec::new(), bytes: 0, data_version: None, time: 0 };
         for (name, size) in snapshot::published(store, generation)? {
-            let at = snapshot::summary(store, keys, name, size)?.position;
-            let mut proof = snapshot::Proof::default();
-            let (meta, chain) = snapshot::read(store, keys, &name.to_string(), None, &mut proof)?;
+            let mut proof = Proof::default();
+            let Whole { position: at, meta, chain } =
+                snapshot::read(store, keys, &name.to_string(), None, &mut proof)?;
             progress(size);
             if let Some(parent) = &meta.parent {
-                all.expect(&parent.name, parent.chain)?;
+                all.require(&parent.name, parent.chain)?;
             }
             if all.made.is_empty() {
                 (all.data_version, all.time) = (meta.data_version, meta.time);
@@ -181,7 +181,7 @@ impl Snapshots {
     }
 
     /// Checks that the snapshot that something names is there, and the one that was meant.
-    fn expect(&self, name: &str, chain: Chain) -> Result<()> {
+    fn require(&self, name: &str, chain: Chain) -> Result<()> {
         let what = match self.made.iter().find(|made| made.name.to_string() == name) {
             Some(made) if made.chain == chain => return Ok(()),
             Some(_) => "is not the snapshot that was meant",

@@ -44,7 +44,7 @@ impl<'a> PageFile<'a> {
         let mut of_each = Vec::new();
         for link in &lineage.links {
             let name = link.summary.name.to_string();
-            let (_, chain) = snapshot::read(store, keys, &name, link.chain, self)?;
+            let chain = snapshot::read(store, keys, &name, link.chain, self)?.chain;
             of_each.push((chain, std::mem::take(&mut self.numbers)));
         }
         Ok(of_each)

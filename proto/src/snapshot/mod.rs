@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::lineage::nothing_to_go_on_from;
 pub use self::lineage::{Depth, Lineage, Link, Summary, newest, published};
-pub use self::read::{PageVisitor, Proof, read, summary};
+pub use self::read::{PageVisitor, Proof, Whole, read, summary};
 pub use self::write::{Content, HeaderFields, Pages, write};
 use crate::record::{Base, TimeMs};
 use crate::version::DataVersion;

@@ -43,18 +43,29 @@ impl PageVisitor for Proof {
     }
 }
 
+/// A snapshot that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// Where in the log it was made.
+    pub position: Mark,
+    /// What it holds.
+    pub meta: Meta,
+    /// Chain hash after its last frame.
+    pub chain: Chain,
+}
+
 /// Reads the snapshot `name` to its end, proving every byte and, where `chain` is known, that it is the one
-/// that was meant; gives its meta data, then each page with its number. Returns the chain hash after it.
+/// that was meant; gives `pages` its meta data, then each page with its number.
 ///
 /// # Errors
-/// [`Error::Damaged`] with the place; what the callbacks returned.
+/// [`Error::Damaged`] with the place; what `pages` returned.
 pub fn read(
     store: &dyn Store,
     keys: &KeyRing,
     name: &str,
     chain: Option<Chain>,
     pages: &mut dyn PageVisitor,
-) -> Result<(Meta, Chain)> {
+) -> Result<Whole> {
     let mut reader = SnapshotReader::open(store, keys, name)?;
     let meta = reader.meta()?;
     pages.begin(&meta)?;
@@ -78,7 +89,7 @@ pub fn read(
                 if end.pages != count || !all || !meant || reader.next()?.is_some() {
                     return Err(reader.damaged("is not the snapshot that was meant"));
                 }
-                return Ok((meta, reader.chain()));
+                return Ok(Whole { position: reader.position, meta, chain: reader.chain() });
             }
             Some((kind, _)) => return Err(reader.unknown(kind)),
             None => return Err(reader.damaged("ends before its end frame")),
@@ -97,8 +108,7 @@ pub fn summary(
     size: u64,
 ) -> Result<Summary> {
     let mut reader = SnapshotReader::open(store, keys, &name.to_string())?;
-    let position = Mark { seq: name.seq, chain: reader.prev };
-    Ok(Summary { name, position, meta: reader.meta()?, size })
+    Ok(Summary { name, position: reader.position, meta: reader.meta()?, size })
 }
 
 fn each_page(plain: &[u8], meta: &Meta, pages: &mut dyn PageVisitor) -> Result<Option<u64>> {
@@ -122,8 +132,8 @@ fn each_page(plain: &[u8], meta: &Meta, pages: &mut dyn PageVisitor) -> Result<O
 /// Reads the frames of a snapshot from a stream.
 struct SnapshotReader {
     name: String,
-    /// Chain hash after the record that it was made at.
-    prev: Chain,
+    /// Where in the log it was made.
+    position: Mark,
     stream: Box<dyn Read + Send>,
     opener: Opener,
     frame: Vec<u8>,
@@ -162,8 +172,8 @@ impl SnapshotReader {
             .get(header.key)
             .ok_or_else(|| Error::UnknownKey { object: name.into(), key: header.key })?;
         let opener = Opener::new(key, &header);
-        let (name, prev) = (name.into(), header.prev);
-        Ok(Self { name, prev, stream, opener, frame: Vec::new(), plain: Vec::new() })
+        let (name, position) = (name.into(), Mark { seq, chain: header.prev });
+        Ok(Self { name, position, stream, opener, frame: Vec::new(), plain: Vec::new() })
     }
 
     fn damaged(&self, what: impl ToString) -> Error {
