@@ -29,7 +29,8 @@ impl PrunePlan {
         let all = log::all_segments(store)?;
         let mut points = Vec::new();
         for generation in log::generations(store)? {
-            let segments = log::segments(store, generation)?;
+            let own = all.iter().filter(|entry| entry.name.generation == generation);
+            let segments: Vec<_> = own.copied().collect();
             let start = beginning_of(store, keys, &segments)?.map(|beginning| beginning.start);
             let begins_with = |name: SnapshotName| match &start {
                 Some(start) => {
