@@ -9,7 +9,7 @@ pub mod replay;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rusqlite::Connection;
 
@@ -85,7 +85,7 @@ pub fn run(
     let (db, guard) = replay::open(path)?;
     let mut replay = Replay::new(&db, &guard);
     replay.data_version = base.and_then(|meta| meta.data_version);
-    let Read { position, voided, time, stopped } =
+    let (Read { position, voided, stopped }, time) =
         replay_log(store, keys, plan, &mut replay, progress)?;
     plan.target.expect_reached(stopped, position.seq, replay.data_version)?;
     let (batches, statements, data_version) =
@@ -112,68 +112,21 @@ pub fn run(
 struct Read {
     position: Position,
     voided: u64,
-    time: Option<TimeMs>,
     /// Before a batch that lies behind what was wanted.
     stopped: bool,
 }
 
-/// One thread reads, proves, opens and decodes; the other executes.
+/// One thread reads, proves, opens and decodes; the other executes. Returns the time of the newest batch, too.
 fn replay_log(
     store: &dyn Store,
     keys: &KeyRing,
     plan: &Plan,
     replay: &mut Replay<'_>,
     progress: &mut (dyn FnMut(Progress) + Send),
-) -> Result<Read> {
-    let (sender, receiver) = sync_channel::<Vec<CommittedBatch>>(PARCELS);
-    let after = plan.after().map(After::from);
-    let held = after.map_or(0, |after| after.seq);
+) -> Result<(Read, Option<TimeMs>)> {
+    let (sender, receiver) = sync_channel(PARCELS);
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let mut parcel = Vec::new();
-            let mut parcel_bytes = 0;
-            let mut reached = None;
-            let mut passed = !plan.reads_past(held);
-            let mut last = plan.after();
-            let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
-                if batch.at.seq <= held {
-                    if batch.at.seq == held {
-                        passed = true;
-                        plan.expect_version(&batch)?;
-                    }
-                    return Ok(());
-                }
-                if reached.is_some() || plan.target.excludes(&batch) {
-                    reached = reached.or(Some(last));
-                    return Err(stopped());
-                }
-                last = Some(batch.at);
-                parcel_bytes += batch.statements.iter().map(|s| s.byte_len()).sum::<usize>();
-                parcel.push(batch);
-                if parcel_bytes >= PARCEL_BYTES {
-                    parcel_bytes = 0;
-                    // The other half has given up: it says why.
-                    sender.send(std::mem::take(&mut parcel)).map_err(|_| stopped())?;
-                }
-                Ok(())
-            });
-            let reader = LogReader::new(store, keys);
-            let read = reader.read_from(after, &plan.segments, &mut committed).and_then(|read| {
-                committed.finish()?;
-                Ok(read)
-            });
-            let voided = committed.voided;
-            let generation = plan.generation;
-            let position = match reached {
-                Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
-                None => read?,
-            };
-            if !passed {
-                return Err(plan.not_a_batch(held));
-            }
-            sender.send(parcel).map_err(|_| stopped())?;
-            Ok((position, voided, reached.is_some()))
-        });
+        let reader = scope.spawn(move || read_log(store, keys, plan, &sender));
         let mut time = None;
         let mut applied = Ok(());
         'parcels: for parcel in receiver {
@@ -188,12 +141,63 @@ fn replay_log(
         }
         let read = reader.join().unwrap_or_else(|_| Err(stopped()));
         applied?;
-        let (position, voided, stopped) = read?;
+        let read = read?;
         replay.finish()?;
-        let nothing =
-            || Error::Nothing { store: store.label().into(), what: "the log has no record".into() };
-        Ok(Read { position: position.ok_or_else(nothing)?, voided, time, stopped })
+        Ok((read, time))
     })
+}
+
+/// Sends what is behind the snapshots, up to the target, in parcels.
+fn read_log(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    sender: &SyncSender<Vec<CommittedBatch>>,
+) -> Result<Read> {
+    let mut parcel = Vec::new();
+    let mut parcel_bytes = 0;
+    let mut last = plan.after();
+    let held = last.map_or(0, |after| after.seq);
+    let mut reached = None;
+    let mut passed = !plan.reads_past(held);
+    let mut committed = Committed::going_on(held, |batch: CommittedBatch| {
+        if batch.at.seq <= held {
+            if batch.at.seq == held {
+                passed = true;
+                plan.expect_version(&batch)?;
+            }
+            return Ok(());
+        }
+        if reached.is_some() || plan.target.excludes(&batch) {
+            reached = reached.or(Some(last));
+            return Err(stopped());
+        }
+        last = Some(batch.at);
+        parcel_bytes += batch.statements.iter().map(|s| s.byte_len()).sum::<usize>();
+        parcel.push(batch);
+        if parcel_bytes >= PARCEL_BYTES {
+            parcel_bytes = 0;
+            // The other half has given up: it says why.
+            sender.send(std::mem::take(&mut parcel)).map_err(|_| stopped())?;
+        }
+        Ok(())
+    });
+    let after = plan.after().map(After::from);
+    let read = LogReader::new(store, keys).read_from(after, &plan.segments, &mut committed);
+    let read = read.and_then(|read| committed.finish().map(|()| read));
+    let voided = committed.voided;
+    let generation = plan.generation;
+    let position = match reached {
+        Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
+        None => read?,
+    };
+    if !passed {
+        return Err(plan.not_a_batch(held));
+    }
+    sender.send(parcel).map_err(|_| stopped())?;
+    let nothing =
+        || Error::Nothing { store: store.label().into(), what: "the log has no record".into() };
+    Ok(Read { position: position.ok_or_else(nothing)?, voided, stopped: reached.is_some() })
 }
 
 fn stopped() -> Error {
