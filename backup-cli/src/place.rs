@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lockstep_node::LightningDir;
-use lockstep_proto::config::{LockFile, read_key_file};
+use lockstep_proto::config::{LockFile, NamedDestination, destination_options, read_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Fencing, Store};
 
 use crate::args::PlaceArgs;
 use crate::failure::{Failure, Result};
@@ -22,6 +22,8 @@ pub struct Place {
     pub name: String,
     /// Where it is.
     pub url: Destination,
+    /// How well that place keeps a second writer out, where the node's lock file says so.
+    pub fencing: Option<Fencing>,
     /// The store there.
     pub store: Arc<dyn Store>,
     /// What opens it.
@@ -34,10 +36,10 @@ impl Place {
         match (&args.lightning_dir, &args.url) {
             (Some(directory), _) => Self::of_node(directory, args),
             (None, Some(url)) => {
-                let url: Destination = url.parse()?;
+                let url = destination(url, None)?;
                 let store = open_store(&url)?;
                 let (keys, _) = unlock::open(&*store, &args.unlock, None)?;
-                Ok(Self { node: None, name: url.to_string(), url, store, keys })
+                Ok(Self { node: None, name: url.to_string(), url, fencing: None, store, keys })
             }
             (None, None) => {
                 Err(Failure::new("no backup is named", "give --lightning-dir or a URL."))
@@ -53,7 +55,8 @@ impl Place {
                 "this node has no backup yet: 'backup-cli init' makes one.",
             )
         })?;
-        let destination = lock.destination()?.clone();
+        let mut destination = lock.destination()?.clone();
+        destination.url = with_options(destination.url, Some(node.path()))?;
         let store = destination.url.open()?;
         Marker::read(&*store)?.require(lock.store_id)?;
         let keys = if args.unlock.is_given() {
@@ -66,8 +69,19 @@ impl Place {
                 "'backup-cli key write --lightning-dir DIR' makes it again from the node's secret.",
             ));
         };
-        Ok(Self { node: Some(node), name: destination.name, url: destination.url, store, keys })
+        let NamedDestination { name, url, fencing } = destination;
+        Ok(Self { node: Some(node), name, url, fencing, store, keys })
     }
+}
+
+/// The destination that a URL names, with the credentials of the environment and, if there are any, those in the
+/// node's directory.
+pub fn destination(url: &str, directory: Option<&Path>) -> Result<Destination> {
+    with_options(url.parse()?, directory)
+}
+
+fn with_options(url: Destination, directory: Option<&Path>) -> Result<Destination> {
+    Ok(url.with_options(&destination_options(directory, std::env::vars_os())?))
 }
 
 /// Opens the store at a URL. No folder, or one without a store, is nothing there.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, destination_options, read_key_file,
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
@@ -106,7 +106,10 @@ impl Backup {
             });
         }
         let keys = read_key_file(&key_file)?;
-        let destination = lock.destination()?.clone();
+        let mut destination = lock.destination()?.clone();
+        let options = destination_options(Some(&directory), std::env::vars_os())?;
+        destination.url =
+            destination.url.with_options(&options).with_patience(lock.stall_timeout());
         if keys.store() != lock.store_id {
             let (expected, found) = (lock.store_id, keys.store());
             return Err(Error::OtherStore { object: KEY_FILE.into(), expected, found });
@@ -433,7 +436,8 @@ fn missing_lock(directory: &Path) -> Error {
 
 /// Failures of the place, as opposed to those of what is in it.
 fn retryable(error: &Error) -> bool {
-    matches!(error, Error::Store(error) if !matches!(error.kind, StoreErrorKind::Exists))
+    matches!(error, Error::Store(error)
+        if !matches!(error.kind, StoreErrorKind::Exists | StoreErrorKind::Damaged(_)))
 }
 
 /// An error as the one line that lightningd prints.

@@ -1,6 +1,7 @@
 //! `backup.lock`: which store a database belongs to, and where it is written. In the network directory,
 //! because nothing that `db_write` needs may come from an option of lightningd.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,12 +15,15 @@ use crate::destination::Destination;
 use crate::error::{Error, Result};
 use crate::retention::Policy;
 use crate::seal::{KeyError, KeyRing, StoreId};
+use crate::store::{Fencing, Options};
 use crate::version::FORMAT_VERSION;
 
 /// Name of the folder that the shadow is kept in.
 pub const SHADOW_FOLDER: &str = "backup.shadow";
 /// Name of the lock file in the network directory.
 pub const LOCK_FILE: &str = "backup.lock";
+/// Name of the file with the credentials of the destinations, beside it: one `NAME=VALUE` a line.
+pub const CREDENTIALS_FILE: &str = "backup-credentials";
 /// Name of the key file beside it.
 pub const KEY_FILE: &str = "backup.key";
 
@@ -39,6 +43,9 @@ pub struct NamedDestination {
     pub name: String,
     /// Where it is.
     pub url: Destination,
+    /// How well the place keeps a second writer out, as it was found when the backup was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencing: Option<Fencing>,
 }
 
 /// The content of the lock file.
@@ -245,6 +252,55 @@ pub fn read_key_file(path: &Path) -> Result<KeyRing> {
     })
 }
 
+/// Reads `backup-credentials` in `directory`, which only its owner may be able to read: `NAME=VALUE` lines, with the
+/// names that the environment would have. Nothing where there is no such file.
+///
+/// # Errors
+/// [`Error::Refused`] where others can read it, or a line is something else; lines are not repeated.
+pub fn read_credentials(directory: &Path) -> Result<Options> {
+    let path = directory.join(CREDENTIALS_FILE);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Options::default()),
+        file => file.map_err(Error::file("open", &path))?,
+    };
+    let mode = file.metadata().map_err(Error::file("look at", &path))?.mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::Refused {
+            what: format!("'{}' can be read by others (mode {:o})", path.display(), mode & 0o777),
+            hint: format!("chmod 0600 {}", path.display()),
+        });
+    }
+    let text = Zeroizing::new(io::read_to_string(file).map_err(Error::file("read", &path))?);
+    let mut vars = Vec::new();
+    for (line, number) in text.lines().map(str::trim).zip(1..) {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or_else(|| Error::Refused {
+            what: format!("'{}' line {number} is not NAME=VALUE", path.display()),
+            hint: "write one such pair a line, as AWS_ACCESS_KEY_ID=…".into(),
+        })?;
+        vars.push((name.trim().to_owned(), value.trim().to_owned()));
+    }
+    Ok(Options::from_vars(vars))
+}
+
+/// What the environment says about destinations, and, before that, the credentials in `directory`.
+///
+/// # Errors
+/// As [`read_credentials`].
+pub fn destination_options(
+    directory: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Options> {
+    let text = |(key, value): (OsString, OsString)| {
+        Some((key.into_string().ok()?, value.into_string().ok()?))
+    };
+    let environment = Options::from_vars(environment.into_iter().filter_map(text));
+    let file = directory.map(read_credentials).transpose()?.unwrap_or_default();
+    Ok(environment.overridden_by(file))
+}
+
 /// Writes the key ring to a new file that only its owner can read.
 ///
 /// # Errors
@@ -279,7 +335,7 @@ mod tests {
     fn read(compaction: &str) -> Result<Option<LockFile>> {
         let folder = tempfile::tempdir().unwrap();
         let url: Destination = "/backup".parse().unwrap();
-        let destination = NamedDestination { name: "nas".into(), url };
+        let destination = NamedDestination { name: "nas".into(), url, fencing: None };
         let lock = LockFile::new(StoreId([1; 16]), "here".into(), destination, None);
         let text = serde_json::to_string(&lock).unwrap();
         assert!(!text.contains("compaction"), "defaults are not frozen into the file");

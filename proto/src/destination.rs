@@ -4,11 +4,16 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::error::{Error, Result};
-use crate::store::{FileStore, Store, StoreError, StoreErrorKind};
+use crate::store::{BucketStore, FileStore, Options, Store, StoreError, StoreErrorKind};
+
+/// How long an append to a bucket is tried again, where nobody says otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A place for a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,16 +21,49 @@ use crate::store::{FileStore, Store, StoreError, StoreErrorKind};
 pub enum Destination {
     /// `file:///folder`, or simply a path: a local disk or a mounted NAS.
     Folder(PathBuf),
+    /// `s3://`, `gs://`, `az://` a bucket, `http(s)://` a WebDAV folder.
+    Bucket(Bucket),
+}
+
+/// A prefix of a bucket, and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    url: Url,
+    options: Options,
+    patience: Duration,
+}
+
+impl Bucket {
+    fn connect(&self) -> Result<BucketStore> {
+        Ok(BucketStore::connect(&self.url, &self.options, self.patience)?)
+    }
 }
 
 impl Destination {
-    /// Opens the store there.
+    /// With the credentials and settings that the URL does not have. A folder needs none.
+    pub fn with_options(mut self, options: &Options) -> Self {
+        if let Self::Bucket(bucket) = &mut self {
+            bucket.options = options.clone();
+        }
+        self
+    }
+
+    /// With another time for which an append is tried again.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        if let Self::Bucket(bucket) = &mut self {
+            bucket.patience = patience;
+        }
+        self
+    }
+
+    /// Opens the store there. Whether a bucket holds one is seen when its marker is read.
     ///
     /// # Errors
     /// Where there is none, or it is not reachable.
     pub fn open(&self) -> Result<Arc<dyn Store>> {
         match self {
             Self::Folder(path) => Ok(Arc::new(FileStore::open(path)?)),
+            Self::Bucket(bucket) => Ok(Arc::new(bucket.connect()?)),
         }
     }
 
@@ -41,6 +79,7 @@ impl Destination {
                 }
                 store => Ok(Arc::new(store?)),
             },
+            Self::Bucket(_) => self.open(),
         }
     }
 
@@ -49,18 +88,19 @@ impl Destination {
     /// # Errors
     /// Where the place is in use, or not writable.
     pub fn create(&self) -> Result<Arc<dyn Store>> {
-        match self {
-            Self::Folder(path) => {
-                let store = FileStore::create_root(path)?;
-                if !store.list("")?.is_empty() {
-                    return Err(Error::Refused {
-                        what: format!("'{}' is not empty", path.display()),
-                        hint: "choose an empty folder; nothing was changed.".into(),
-                    });
-                }
-                Ok(Arc::new(store))
-            }
+        let store: Arc<dyn Store> = match self {
+            Self::Folder(path) => Arc::new(FileStore::create_root(path)?),
+            Self::Bucket(bucket) => Arc::new(bucket.connect()?),
+        };
+        if !store.list("")?.is_empty() {
+            let hint = match self {
+                Self::Folder(_) => "choose an empty folder; nothing was changed.",
+                Self::Bucket(_) => "choose a prefix that nothing lies below; nothing was changed.",
+            };
+            let what = format!("'{}' is not empty", store.label());
+            return Err(Error::Refused { what, hint: hint.into() });
         }
+        Ok(store)
     }
 }
 
@@ -68,12 +108,33 @@ impl FromStr for Destination {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refused = |what: String| Error::Refused {
+        let refused = |what: String| {
+            Error::Refused {
             what,
-            hint: "give a folder as an absolute path or as file:///folder.".into(),
+            hint: "give a folder (an absolute path, file:///folder), s3://bucket/prefix, gs://bucket/prefix, \
+                   az://container/prefix, or https://server/folder for WebDAV."
+                .into(),
+        }
         };
         let path = match text.split_once("://") {
             Some(("file", path)) => path,
+            Some(("s3" | "gs" | "az" | "http" | "https", _)) => {
+                let url: Url =
+                    text.parse().map_err(|error| refused(format!("malformed URL: {error}")))?;
+                if url.host_str().is_none_or(str::is_empty) {
+                    return Err(refused(format!("'{}' names no bucket", text)));
+                }
+                if url.password().is_some() {
+                    return Err(Error::Refused {
+                        what: "a password in a URL would be kept in backup.lock and shown".into(),
+                        hint: "give WEBDAV_USERNAME and WEBDAV_PASSWORD in the environment or in \
+                               backup-credentials."
+                            .into(),
+                    });
+                }
+                let (options, patience) = (Options::default(), PATIENCE);
+                return Ok(Self::Bucket(Bucket { url, options, patience }));
+            }
             Some((scheme, _)) => {
                 return Err(refused(format!("'{scheme}://' is not a kind of destination")));
             }
@@ -90,6 +151,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "file://{}", path.display()),
+            Self::Bucket(bucket) => write!(f, "{}", bucket.url),
         }
     }
 }

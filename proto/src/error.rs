@@ -2,7 +2,7 @@
 
 use crate::seal::{HeaderError, KeyError, KeyId, StoreId};
 use crate::segment::SegmentError;
-use crate::store::StoreError;
+use crate::store::{StoreError, StoreErrorKind};
 use crate::version::{DataVersion, FORMAT_VERSION};
 
 /// The classes that programs tell apart; each has its own exit code (DESIGN of the command line).
@@ -47,6 +47,15 @@ pub enum Error {
         newer: u32,
         /// Host, process and time of the other writer, as far as its claim can be read.
         who: String,
+    },
+    /// A record of this number is there: an older writer's, which has not seen the newer claim yet, or one of our own
+    /// that was given up and arrived all the same.
+    #[error("'{store}': record seq {seq} is there already")]
+    Overtaken {
+        /// The store.
+        store: String,
+        /// The record.
+        seq: u64,
     },
     /// The log belongs to another directory: the database was restored there.
     #[error(
@@ -162,7 +171,9 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Nothing { .. } => Class::Nothing,
-            Self::Fenced { .. } | Self::RestoredElsewhere { .. } => Class::Fenced,
+            Self::Fenced { .. } | Self::Overtaken { .. } | Self::RestoredElsewhere { .. } => {
+                Class::Fenced
+            }
             Self::WrongKey { .. } | Self::UnknownKey { .. } => Class::WrongKey,
             Self::OtherStore { .. } | Self::Damaged { .. } | Self::Database { .. } => {
                 Class::Damaged
@@ -172,6 +183,7 @@ impl Error {
             }
             Self::Key(KeyError::Version(_)) => Class::Version,
             Self::Key(KeyError::Malformed) => Class::WrongKey,
+            Self::Store(StoreError { kind: StoreErrorKind::Damaged(_), .. }) => Class::Damaged,
             Self::Store(_)
             | Self::Refused { .. }
             | Self::Batch(_)
@@ -186,6 +198,9 @@ impl Error {
             Self::Store(error) => return error.hint(),
             Self::Nothing { .. } => "check the URL and that the disk is mounted; \
                 'backup-cli init' makes a new backup."
+                .into(),
+            Self::Overtaken { .. } => "start again: the log is then taken up from there. If that does not help, \
+                another copy of this node is running."
                 .into(),
             Self::Fenced { .. } => "a second node, or a restore, is using this backup; \
                 make sure that only one copy of the node ever runs."

@@ -13,6 +13,10 @@ pub const LOG: &str = "log";
 /// Folder of the snapshots: one folder a generation.
 pub const SNAPSHOTS: &str = "snapshots";
 
+/// Folder of the parts of segments that are being written, where a place cannot append.
+pub const TAIL: &str = "tail";
+
+const PART_SUFFIX: &str = ".part";
 const SEGMENT_SUFFIX: &str = ".seg";
 const SNAPSHOT_SUFFIX: &str = ".snap";
 
@@ -41,6 +45,25 @@ pub fn parse_generation(folder: &str) -> Option<u32> {
     parse_claim(folder)
 }
 
+/// Name of a part: `tail/SEQ.part`; with the epoch and index of its segment `tail/SEQ-EPOCH-INDEX.part`.
+pub fn part(seq: u64, owner: Option<(u32, u32)>) -> String {
+    match owner {
+        None => format!("{TAIL}/{seq:016x}{PART_SUFFIX}"),
+        Some((epoch, index)) => {
+            format!("{TAIL}/{seq:016x}-{epoch:08x}-{index:08x}{PART_SUFFIX}")
+        }
+    }
+}
+
+/// Seq and, where it tells, epoch and index of a file name in [`TAIL`].
+pub fn parse_part(file: &str) -> Option<(u64, Option<(u32, u32)>)> {
+    let mut numbers = file.strip_suffix(PART_SUFFIX)?.split('-');
+    let seq = parse_hex(numbers.next()?, 16)?;
+    let Some(epoch) = numbers.next() else { return Some((seq, None)) };
+    let owner = (parse_claim(epoch)?, parse_claim(numbers.next()?)?);
+    numbers.next().is_none().then_some((seq, Some(owner)))
+}
+
 /// Name of a segment: `log/GENERATION/EPOCH-INDEX-SEQ.seg`, each number hexadecimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
@@ -62,6 +85,17 @@ impl SegmentName {
         let index = u32::try_from(parse_hex(parts.next()?, 8)?).ok()?;
         let first_seq = parse_hex(parts.next()?, 16)?;
         parts.next().is_none().then_some(Self { generation, epoch, index, first_seq })
+    }
+
+    /// Reads a name as it is in [`LOG`]: the generation's folder, and the file.
+    pub fn parse_below(name: &str) -> Option<Self> {
+        let (generation, file) = name.split_once('/')?;
+        Self::parse(parse_generation(generation)?, file)
+    }
+
+    /// Reads an object name.
+    pub fn parse_object(object: &str) -> Option<Self> {
+        Self::parse_below(object.strip_prefix(LOG)?.strip_prefix('/')?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writing a log: one writer, one epoch, one record at a time, each durable before it is acknowledged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::fence::{self, Claimant};
@@ -12,6 +13,11 @@ use crate::segment::{SEGMENT_BYTES, SegmentEncoder, SegmentError};
 use crate::session::{Session, Step};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 use crate::version::DataVersion;
+
+/// A new writer that finds the number of its first record taken looks this often again where the log ends, …
+const OVERTAKEN_TRIES: u32 = 20;
+/// … with a pause in between: the older writer looks for claims a few times a second.
+const OVERTAKEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// One `db_write`, as far as the log is concerned.
 #[derive(Debug)]
@@ -88,9 +94,19 @@ impl Writer {
         now: TimeMs,
     ) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
-        let end = LogEnd::read(&*store, &keys)?;
-        end.expect_directory(&*store, &claimant.directory)?;
-        Self::go_on(store, keys, claimant, epoch, &end, now)
+        let mut tries = 0;
+        loop {
+            let end = LogEnd::read(&*store, &keys)?;
+            end.expect_directory(&*store, &claimant.directory)?;
+            match Self::go_on(store.clone(), keys.clone(), claimant.clone(), epoch, &end, now) {
+                // An older writer was faster once more. It sees the claim soon, and its record counts.
+                Err(Error::Overtaken { .. }) if tries < OVERTAKEN_TRIES => {
+                    tries += 1;
+                    std::thread::sleep(OVERTAKEN_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Claims the next epoch for a database that was restored: from here on the log belongs to the claimant's
@@ -108,23 +124,28 @@ impl Writer {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
         let end = LogEnd::read(&*store, &keys)?;
         let (at, found) = (restored.position, end.position);
-        // What an older writer wrote since the claim was fenced before it was acknowledged: one record.
+        let gone_on = Error::Refused {
+            what: format!(
+                "the node on {} wrote to '{}' meanwhile: restored was seq {}",
+                end.host,
+                store.label(),
+                at.seq
+            ),
+            hint: "stop that node for good, then restore again.".into(),
+        };
+        // What an older writer wrote since the claim was fenced before it was acknowledged: one record. (Not where
+        // numbers are exclusive: there it counts, and this writer finds its number taken.)
         let fenced = found.seq == at.seq + 1 && end.epoch < restored.claimed;
         if found != at && !fenced {
-            return Err(Error::Refused {
-                what: format!(
-                    "the node on {} wrote to '{}' meanwhile: it is at seq {}, restored was seq {}",
-                    end.host,
-                    store.label(),
-                    found.seq,
-                    at.seq
-                ),
-                hint: "stop that node for good, then restore again.".into(),
-            });
+            return Err(gone_on);
         }
         // The restored database has committed all that is in it: nothing is in doubt.
         let head = Head { data_version: restored.data_version, batch_seq: None, in_doubt: false };
-        Self::go_on(store, keys, claimant, epoch, &LogEnd { position: at, head, ..end }, now)
+        let end = LogEnd { position: at, head, ..end };
+        match Self::go_on(store, keys, claimant, epoch, &end, now) {
+            Err(Error::Overtaken { .. }) => Err(gone_on),
+            opened => opened,
+        }
     }
 
     /// As [`take_over`](Self::take_over), for a database that is older than the log, or another: the log
@@ -325,7 +346,11 @@ impl Writer {
         now: TimeMs,
         encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
     ) -> Result<()> {
-        if self.segment.as_ref().is_some_and(|segment| segment.bytes >= self.segment_bytes) {
+        if self
+            .segment
+            .as_ref()
+            .is_some_and(|segment| segment.bytes >= self.segment_bytes || segment.object.is_full())
+        {
             self.close_segment(CloseReason::Full, now);
         }
         if self.segment.is_none() {
@@ -342,12 +367,27 @@ impl Writer {
     ) -> Result<()> {
         let Some(mut segment) = self.segment.take() else { return Ok(()) };
         let before = segment.bytes;
-        segment.write(now, encode)?;
-        fence::check(&*self.store, &self.keys, self.epoch)?;
+        match segment.write(now, encode) {
+            Err(Error::Store(StoreError { kind: StoreErrorKind::Taken, .. })) => {
+                return Err(self.overtaken());
+            }
+            written => written?,
+        }
+        if !segment.object.is_exclusive() {
+            fence::check(&*self.store, &self.keys, self.epoch)?;
+        }
         self.appended_bytes += segment.bytes - before;
         self.end = (segment.encoder.next_seq() - 1, segment.encoder.chain());
         self.segment = Some(segment);
         Ok(())
+    }
+
+    /// Why another writer's record is where this one's belongs.
+    fn overtaken(&self) -> Error {
+        match fence::check(&*self.store, &self.keys, self.epoch) {
+            Err(error) => error,
+            Ok(()) => Error::Overtaken { store: self.store.label().into(), seq: self.end.0 + 1 },
+        }
     }
 
     fn open_segment(&mut self, start: Option<Start>, now: TimeMs) -> Result<()> {

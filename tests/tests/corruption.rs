@@ -26,7 +26,7 @@ use lockstep_proto::seal::{
     FRAME_OVERHEAD, HEADER_LEN, Header, KeyRing, ObjectKind, PREFIX_LEN, Sealer, frame_size,
 };
 use lockstep_proto::slots::{self, NODE_SECRET_INFO, Unlock};
-use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
+use lockstep_proto::store::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 use lockstep_proto::{layout, snapshot, verify};
 use lockstep_tests::backed::{Backed, ci_or_long, files_under, reason_not_to_go_on};
 use lockstep_tests::binaries::Output;
@@ -89,6 +89,10 @@ impl Memory {
 }
 
 impl Store for Memory {
+    fn fencing(&self) -> Result<Fencing, StoreError> {
+        Ok(Fencing::Real)
+    }
+
     fn label(&self) -> &str {
         "memory"
     }

@@ -50,6 +50,7 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
         }
     };
     let (store, keys) = (&*place.store, &place.keys);
+    store.tidy().map_err(Error::from)?;
     let done = match compact(store, keys, &folder, output) {
         Err(error) if shadow::may_be_wrong(&error) => {
             shadow::remove(&folder).and_then(|()| compact(store, keys, &folder, output))

@@ -59,7 +59,11 @@ impl Creation<'_> {
         let node = self.node;
         let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
             .then(|| node.wallet().to_owned());
-        let destination = NamedDestination { name: self.name.into(), url: self.url.clone() };
+        let destination = NamedDestination {
+            name: self.name.into(),
+            url: self.url.clone(),
+            fencing: Some(self.store.fencing().map_err(lockstep_proto::error::Error::from)?),
+        };
         LockFile::new(self.keys.store(), directory, destination, wallet).write(node.path())?;
         Ok(snapshot_bytes)
     }

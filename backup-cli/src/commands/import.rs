@@ -19,6 +19,7 @@ use super::{missing_slots, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
+use crate::place::destination;
 use crate::python_backup::{Extent, Replayed, Scan, scan::Tail};
 use crate::unlock;
 
@@ -70,9 +71,9 @@ struct Report {
 /// database come last.
 pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
     let began = Instant::now();
-    let url: Destination = args.init.url.parse()?;
     let old = old_path(&args.old)?;
     let node = find_node(&args.init)?;
+    let url = destination(&args.init.url, Some(node.path()))?;
     refuse_running(&node)?;
     let old_lock = OldLock::find(&node)?;
     let live = find_database(&node, args.write_database)?;

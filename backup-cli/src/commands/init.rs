@@ -8,6 +8,7 @@ use lockstep_proto::config::{LockFile, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock};
+use lockstep_proto::store::Fencing;
 use serde::Serialize;
 
 use super::creation::{Creation, find_node};
@@ -15,6 +16,7 @@ use super::{missing_slots, refuse_running};
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
+use crate::place::destination;
 use crate::unlock;
 
 #[derive(Serialize)]
@@ -24,14 +26,15 @@ struct Report {
     url: Destination,
     data_version: Option<u32>,
     snapshot_bytes: u64,
+    fencing: Fencing,
     slots: Vec<String>,
     warning: Option<String>,
 }
 
 /// Makes the backup. Everything is checked before anything is written; the lock file comes last.
 pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
-    let url: Destination = args.url.parse()?;
     let node = find_node(args)?;
+    let url = destination(&args.url, Some(node.path()))?;
     refuse_running(&node)?;
     refuse_taken(&node)?;
     let locks = locks(args, &node)?;
@@ -64,6 +67,7 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
         url,
         data_version: existing,
         snapshot_bytes,
+        fencing: store.fencing().map_err(lockstep_proto::error::Error::from)?,
         slots: slots::list(&*store)?.into_iter().map(|slot| slot.name).collect(),
         warning: missing_slots(&*store)?,
     };
@@ -84,6 +88,10 @@ fn text(report: &Report) -> String {
     }
     if !report.slots.is_empty() {
         text += &format!("  opens with: {}, or backup.key\n", report.slots.join(", "));
+    }
+    if report.fencing == Fencing::Advisory {
+        text += "  warning: this place cannot keep a second writer out (fencing: advisory): never let two copies of the \
+                 node run\n";
     }
     if let Some(warning) = &report.warning {
         text += &format!("  warning: {warning}\n");

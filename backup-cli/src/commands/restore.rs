@@ -24,7 +24,7 @@ use crate::PROGRAM;
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
-use crate::place::open_store;
+use crate::place::{destination, open_store};
 use crate::unlock::{self, Opened};
 
 #[derive(Serialize)]
@@ -70,10 +70,10 @@ struct Dest {
 /// Restores. The database gets its name as the last step.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let began = Instant::now();
-    let url: Destination = args.url.parse()?;
-    let store = open_store(&url)?;
     let dest = find_dest(&args.dest)?;
     refuse_existing(&dest)?;
+    let url = destination(&args.url, dest.node.as_ref().map(LightningDir::path))?;
+    let store = open_store(&url)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
     let target = target(args);
     let plan = Plan::to(&*store, &keys, target)?;
@@ -355,7 +355,8 @@ fn make_startable(
             lock
         }
         _ => {
-            let destination = NamedDestination { name: "primary".into(), url: url.clone() };
+            let (name, url) = ("primary".into(), url.clone());
+            let destination = NamedDestination { name, url, fencing: None };
             LockFile::new(keys.store(), directory, destination, None)
         }
     };

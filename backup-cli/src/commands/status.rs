@@ -5,6 +5,7 @@ use lockstep_proto::destination::Destination;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::seal::StoreId;
 use lockstep_proto::slots;
+use lockstep_proto::store::Fencing;
 use lockstep_proto::tail::{NewestSnapshot, Tail};
 use lockstep_proto::version::DataVersion;
 use serde::Serialize;
@@ -30,6 +31,8 @@ struct Report {
 struct DestinationReport {
     name: String,
     url: Destination,
+    /// As it was found when the backup was made; `null` where only a URL was given.
+    fencing: Option<Fencing>,
     state: &'static str,
     generation: u32,
     seq: u64,
@@ -109,6 +112,7 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         destinations: vec![DestinationReport {
             name: place.name,
             url: place.url,
+            fencing: place.fencing,
             state,
             generation: end.position.generation,
             seq: end.position.seq,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError};
+use lockstep_proto::store::{Append, Entry, Fencing, NewObject, Store, StoreError};
 
 use super::Shared;
 
@@ -81,6 +81,10 @@ impl Store for Paced {
         self.store.label()
     }
 
+    fn fencing(&self) -> Result<Fencing, StoreError> {
+        self.store.fencing()
+    }
+
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
         let object = self.store.create_stream(name)?;
         Ok(Box::new(PacedObject { object, pace: self.pace.clone() }))
@@ -107,6 +111,14 @@ impl Store for Paced {
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         self.store.list(folder)
+    }
+
+    fn list_all(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        self.store.list_all(folder)
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
+        self.store.tidy()
     }
 
     fn sync(&self, name: &str) -> Result<(), StoreError> {

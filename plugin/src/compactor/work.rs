@@ -92,6 +92,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let store = Paced { store: destination.url.open()?, pace: pace.clone() };
     Marker::read(&store)?.require(keys.store())?;
     not_fenced(shared, setup, &store)?;
+    store.tidy()?;
     let tail = Tail::read(&store, keys)?;
     let mut shadow = Shadow::open(&store, keys, folder)?;
     let began_at = shadow.seq();

@@ -90,10 +90,12 @@ pub fn segments(store: &dyn Store, generation: u32) -> Result<Vec<SegmentEntry>>
 /// # Errors
 /// Where the store cannot be listed.
 pub fn all_segments(store: &dyn Store) -> Result<Vec<SegmentEntry>> {
-    let mut all = Vec::new();
-    for generation in generations(store)? {
-        all.extend(segments(store, generation)?);
-    }
+    let entries = store.list_all(layout::LOG)?;
+    let segments = entries.iter().filter_map(|entry| {
+        let name = SegmentName::parse_below(&entry.name)?;
+        Some(SegmentEntry { name, size: entry.size })
+    });
+    let mut all: Vec<_> = segments.collect();
     all.sort_by_key(|entry| (entry.name.epoch, entry.name.index, entry.name.generation));
     Ok(all)
 }

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::append::FileAppend;
-use super::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind, UNSYNCED_MAX};
+use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind, UNSYNCED_MAX};
 use crate::{hex, layout};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
@@ -34,6 +34,7 @@ pub struct FileStore {
     /// On a local file system: its zeros are worth while, and its folders are the same for everybody. A
     /// network client keeps what it saw of a folder until that is opened again.
     local: bool,
+    fencing: Fencing,
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
 }
 
@@ -80,7 +81,9 @@ impl FileStore {
             _ => path_error(path, "open", errno.into()),
         })?;
         let local = is_local(&root);
-        Ok(Self { label: path.display().to_string(), root, local, folders: Mutex::default() })
+        let fencing = fencing_of(&root);
+        let label = path.display().to_string();
+        Ok(Self { label, root, local, fencing, folders: Mutex::default() })
     }
 
     fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
@@ -145,6 +148,10 @@ impl FileStore {
 impl Store for FileStore {
     fn label(&self) -> &str {
         &self.label
+    }
+
+    fn fencing(&self) -> Result<Fencing, StoreError> {
+        Ok(self.fencing)
     }
 
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
@@ -325,6 +332,16 @@ fn is_local(root: &OwnedFd) -> bool {
     const EXT: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     fstatfs(root.as_fd()).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | XFS))
+}
+
+/// FUSE file systems (sshfs, rclone, bindfs …) may show what another machine made only after a while. NFS and SMB show it
+/// to whoever opens the folder anew, and create exclusively (measured on knfsd and Samba).
+fn fencing_of(root: &OwnedFd) -> Fencing {
+    const FUSE: u64 = 0x6573_5546;
+    match fstatfs(root.as_fd()) {
+        Ok(stat) if stat.f_type as u64 != FUSE => Fencing::Real,
+        Ok(_) | Err(_) => Fencing::Advisory,
+    }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -8,10 +8,14 @@
 //! 3. [`Store::list`] shows every object whose creation was acknowledged before it was called.
 
 mod append;
+mod bucket;
 mod file;
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
+pub use bucket::{BucketStore, Options};
 pub use file::FileStore;
 
 /// A large file is synced as it is written, each time that so much was: what waits in memory for the disk is
@@ -33,6 +37,13 @@ pub struct Entry {
 pub trait Store: Send + Sync {
     /// How messages name the store: its URL without credentials.
     fn label(&self) -> &str;
+
+    /// How well the place keeps a second writer out. Where that is not known it is tried out, once: objects are
+    /// written, and removed.
+    ///
+    /// # Errors
+    /// Where the place cannot be written to.
+    fn fencing(&self) -> Result<Fencing, StoreError>;
 
     /// Writes a new object.
     ///
@@ -80,6 +91,33 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError>;
 
+    /// All objects below a folder, named from there, sorted by name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn list_all(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let mut all = Vec::new();
+        for entry in self.list(folder)? {
+            if !entry.folder {
+                all.push(entry);
+                continue;
+            }
+            let below = self.list_all(&format!("{folder}/{}", entry.name))?;
+            let named =
+                |below: Entry| Entry { name: format!("{}/{}", entry.name, below.name), ..below };
+            all.extend(below.into_iter().map(named));
+        }
+        Ok(all)
+    }
+
+    /// Brings what was written into the form that is read fastest. Slow: nothing that waits does this.
+    ///
+    /// # Errors
+    /// [`StoreError`]; everything can be read as before.
+    fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Makes an object durable that an earlier process may have left without: what is read may still be
     /// in a cache, and a writer must not build on it.
     ///
@@ -107,6 +145,36 @@ pub trait Append: Send {
     /// # Errors
     /// [`StoreError`]; what was appended stays as durable as it was.
     fn finish(&mut self) -> Result<(), StoreError>;
+
+    /// True where an append fails with [`StoreErrorKind::Taken`] if another writer made a record of the same number:
+    /// then nobody need look for a newer claim after each.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    /// True where the object had better end, however few bytes it has.
+    fn is_full(&self) -> bool {
+        false
+    }
+}
+
+/// How well a place keeps a second writer out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fencing {
+    /// Of two creates of one name one fails, always.
+    Real,
+    /// The place does not promise that: a second writer is found out, though perhaps after it has done harm.
+    Advisory,
+}
+
+impl std::fmt::Display for Fencing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Real => "real",
+            Self::Advisory => "advisory",
+        })
+    }
 }
 
 /// An object that is being written. Dropped without [`commit`](Self::commit), it never was.
@@ -147,6 +215,20 @@ pub enum StoreErrorKind {
     /// There is one already.
     #[error("exists already")]
     Exists,
+    /// Another writer has made the record, or claimed the log.
+    #[error("another writer was there first")]
+    Taken,
+    /// It is not what was written there.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// A server's answer, or that there is none.
+    #[error("{message}")]
+    Remote {
+        /// What happened, in one line, without credentials.
+        message: String,
+        /// What to do next.
+        hint: &'static str,
+    },
     /// Another file system, or nothing, is where the store was.
     #[error("{0}")]
     Gone(&'static str),
@@ -171,7 +253,11 @@ impl StoreError {
                 }
                 _ => format!("check the disk or network behind {}.", self.store),
             },
-            StoreErrorKind::NotFound | StoreErrorKind::Exists => return None,
+            StoreErrorKind::Remote { hint, .. } => (*hint).into(),
+            StoreErrorKind::NotFound
+            | StoreErrorKind::Exists
+            | StoreErrorKind::Taken
+            | StoreErrorKind::Damaged(_) => return None,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use lockstep_proto::store::{Append, Entry, NewObject, Store, StoreError, StoreErrorKind};
+use lockstep_proto::store::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -131,6 +131,10 @@ impl Append for SimObject {
 }
 
 impl Store for SimStore {
+    fn fencing(&self) -> Result<Fencing, StoreError> {
+        Ok(Fencing::Real)
+    }
+
     fn label(&self) -> &str {
         "sim"
     }

@@ -1,0 +1,136 @@
+//! A segment that is being written: one object a record.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use object_store::{Error, PutMode};
+
+use super::client::{Client, Result, pause};
+use super::merge::merge;
+use super::parts::{Part, Partial};
+use super::remote_error::explain;
+use super::runtime::{start, wait};
+use crate::layout::{self, SegmentName};
+use crate::store::{Append, StoreError, StoreErrorKind};
+
+/// Records after which a segment should end: whoever opens the log reads as many objects.
+const PARTS_MAX: usize = 1024;
+/// A newer claim is looked for beside an append, this often: the number of a record is what fences a writer,
+/// but one that never looked could keep its successor from ever getting hold of a number.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The segment that is being written.
+pub struct PartAppend {
+    client: Client,
+    segment: SegmentName,
+    header: Vec<u8>,
+    exclusive: bool,
+    first_of_epoch: bool,
+    parts: Vec<Part>,
+    looked: Option<Instant>,
+}
+
+impl PartAppend {
+    /// Begins with nothing: the first record brings the header along.
+    pub fn new(
+        client: &Client,
+        segment: SegmentName,
+        header: &[u8],
+        exclusive: bool,
+        first_of_epoch: bool,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            segment,
+            header: header.to_vec(),
+            exclusive,
+            first_of_epoch,
+            parts: Vec::new(),
+            looked: None,
+        }
+    }
+
+    fn next_part(&self) -> Part {
+        let owner = (!self.exclusive).then_some((self.segment.epoch, self.segment.index));
+        let seq = self.segment.first_seq + self.parts.len() as u64;
+        Part { owner, seq, size: 0 }
+    }
+}
+
+impl Append for PartAppend {
+    fn append(&mut self, frame: &[u8]) -> Result<(), StoreError> {
+        let part = self.next_part();
+        let name = part.name();
+        let bytes = Bytes::from([&self.header, frame].concat());
+        let size = bytes.len() as u64;
+        let look = self.exclusive && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        let successor = layout::claim(self.segment.epoch.saturating_add(1));
+        let (client, path, exclusive) = (self.client.clone(), name.clone(), self.exclusive);
+        wait(&self.client, "write", &name, async move {
+            let put = put(&client, &path, bytes, exclusive);
+            if !look {
+                return put.await;
+            }
+            let (put, claimed) = tokio::join!(put, client.exists(&successor));
+            match claimed {
+                Ok(true) => Err(StoreErrorKind::Taken),
+                // The record is what counts; the next append looks again.
+                Ok(false) | Err(_) => put,
+            }
+        })?;
+        if look {
+            self.looked = Some(Instant::now());
+        }
+        self.parts.push(Part { size, ..part });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), StoreError> {
+        let partial = Partial { name: self.segment, parts: std::mem::take(&mut self.parts) };
+        let client = self.client.clone();
+        let (exclusive, keep_first) = (self.exclusive, self.first_of_epoch);
+        start(async move {
+            // Best effort: until then it is read in parts, and the next compaction tries again.
+            let _ = merge(&client, &partial, exclusive, keep_first).await;
+        });
+        Ok(())
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    fn is_full(&self) -> bool {
+        self.parts.len() >= PARTS_MAX
+    }
+}
+
+/// Writes one part, again and again with the same bytes, until it is there, is somebody else's, or patience is at
+/// an end. Never with other bytes: a request that was given up may still arrive.
+async fn put(client: &Client, name: &str, bytes: Bytes, exclusive: bool) -> Result<()> {
+    let began = Instant::now();
+    let mode = if exclusive { PutMode::Create } else { PutMode::Overwrite };
+    let mut attempt = 0;
+    loop {
+        let error = match client.put(name, bytes.clone(), mode.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let taken = matches!(error, Error::AlreadyExists { .. });
+        let mut cause = explain(error);
+        if exclusive {
+            match client.read(name).await {
+                Ok(found) if found == bytes => return Ok(()),
+                Ok(_) => return Err(StoreErrorKind::Taken),
+                Err(StoreErrorKind::NotFound) => {}
+                Err(error) if taken => cause = error,
+                Err(_) => {}
+            }
+        }
+        if client.left(began).is_zero() {
+            return Err(cause);
+        }
+        tokio::time::sleep(pause(attempt).min(client.left(began))).await;
+        attempt += 1;
+    }
+}

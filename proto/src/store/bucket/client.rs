@@ -1,0 +1,330 @@
+//! Requests, as this store makes them.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::connect::Connection;
+use super::parts::{Part, Partial};
+use super::remote_error::{explain, io_error};
+use crate::layout;
+use crate::seal::HEADER_LEN;
+use crate::store::{Entry, StoreError, StoreErrorKind};
+
+/// Requests that are under way at once where many objects are read or removed.
+pub(super) const PARALLEL: usize = 16;
+/// Pieces of an object that wait to be read.
+const PIECES: usize = 64;
+/// Times that a new object is tried, beyond what the connection tries by itself.
+const TRIES: u32 = 4;
+/// How long one request that writes may take, and …
+const REQUEST: Duration = Duration::from_secs(10);
+/// … for each so many bytes of it a second more: a slow uplink is no failure.
+const SLOWEST_BYTES_S: u64 = 64 * 1024;
+
+pub type Result<T, E = StoreErrorKind> = std::result::Result<T, E>;
+
+/// A connection to a prefix of a bucket. Cheap to copy.
+#[derive(Clone)]
+pub struct Client {
+    connection: Arc<Connection>,
+    /// How long an append is tried again.
+    pub patience: Duration,
+}
+
+impl Client {
+    pub fn new(connection: Connection, patience: Duration) -> Self {
+        Self { connection: Arc::new(connection), patience }
+    }
+
+    /// How messages name the place.
+    pub fn label(&self) -> &str {
+        &self.connection.label
+    }
+
+    /// An error of this store.
+    pub fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
+        StoreError { store: self.label().into(), action, object: object.into(), kind }
+    }
+
+    /// False where a place is known to overwrite whatever it is asked to create.
+    pub fn can_create(&self) -> bool {
+        self.connection.flat
+    }
+
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.connection.store
+    }
+
+    pub(super) fn path(&self, name: &str) -> Path {
+        let prefix = &self.connection.prefix;
+        if name.is_empty() {
+            return prefix.clone();
+        }
+        prefix.parts().chain(Path::from(name).parts()).collect()
+    }
+
+    /// One request to write an object.
+    ///
+    /// # Errors
+    /// What the server says, or that it says nothing.
+    pub async fn put(&self, name: &str, bytes: Bytes, mode: PutMode) -> Result<(), Error> {
+        let more = Duration::from_secs(bytes.len() as u64 / SLOWEST_BYTES_S);
+        let path = self.path(name);
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let put = self.store().put_opts(&path, PutPayload::from(bytes), options);
+        match tokio::time::timeout(REQUEST + more, put).await {
+            Ok(put) => put.map(drop),
+            Err(_) => Err(Error::Generic { store: "", source: "no answer in time".into() }),
+        }
+    }
+
+    /// Creates an object. Whatever the answer is, what is there afterwards decides: an answer may be lost on
+    /// the way, and the object be ours all the same.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Exists`] where another one is there.
+    pub async fn create(&self, name: &str, bytes: Bytes, exclusive: bool) -> Result<()> {
+        if !exclusive && self.exists(name).await? {
+            return Err(StoreErrorKind::Exists);
+        }
+        let mode = if exclusive { PutMode::Create } else { PutMode::Overwrite };
+        let mut last = StoreErrorKind::Exists;
+        for attempt in 0..TRIES {
+            match self.put(name, bytes.clone(), mode.clone()).await {
+                Ok(()) if exclusive => return Ok(()),
+                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => last = explain(error),
+            }
+            match self.read(name).await {
+                Ok(found) if found == bytes => return Ok(()),
+                Ok(_) => return Err(StoreErrorKind::Exists),
+                Err(StoreErrorKind::NotFound) => {}
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(pause(attempt)).await;
+        }
+        Err(last)
+    }
+
+    /// A whole object.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`].
+    pub async fn read(&self, name: &str) -> Result<Bytes> {
+        let answer = self.store().get(&self.path(name)).await.map_err(explain)?;
+        answer.bytes().await.map_err(explain)
+    }
+
+    /// A piece of an object.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`].
+    pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let answer = self.store().get_opts(&self.path(name), options).await.map_err(explain)?;
+        answer.bytes().await.map_err(explain)
+    }
+
+    /// An object, piece by piece.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`].
+    pub async fn read_stream(&self, name: &str) -> Result<Receiver<std::io::Result<Bytes>>> {
+        let answer = self.store().get(&self.path(name)).await.map_err(explain)?;
+        let (sender, pieces) = channel(PIECES);
+        tokio::spawn(async move {
+            let mut stream = answer.into_stream();
+            while let Some(piece) = stream.next().await {
+                if sender.send(piece.map_err(io_error)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(pieces)
+    }
+
+    /// True where there is such an object.
+    ///
+    /// # Errors
+    /// Never where it is simply not there.
+    pub async fn exists(&self, name: &str) -> Result<bool> {
+        match self.store().head(&self.path(name)).await.map_err(explain) {
+            Ok(_) => Ok(true),
+            Err(StoreErrorKind::NotFound) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in a folder.
+    ///
+    /// # Errors
+    /// Where the place cannot be listed.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        let path = self.path(folder);
+        let prefix = Some(&path).filter(|path| !path.as_ref().is_empty());
+        let listing = self.store().list_with_delimiter(prefix).await.map_err(explain)?;
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        let folders = listing
+            .common_prefixes
+            .iter()
+            .filter_map(|path| Some(Entry { name: name(path)?, size: 0, folder: true }));
+        let files = listing.objects.iter().filter_map(|found| {
+            Some(Entry { name: name(&found.location)?, size: found.size, folder: false })
+        });
+        let mut entries: Vec<_> = folders.chain(files).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.dedup_by(|a, b| a.name == b.name);
+        Ok(entries)
+    }
+
+    /// All objects below a folder, named from there.
+    ///
+    /// # Errors
+    /// Where the place cannot be listed.
+    pub async fn list_tree(&self, folder: &str) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        if !self.connection.flat {
+            // WebDAV: not every server lists folders within folders.
+            let mut folders = vec![String::new()];
+            while let Some(below) = folders.pop() {
+                for entry in self.list(&join(folder, &below)).await? {
+                    let name = join(&below, &entry.name);
+                    if entry.folder {
+                        folders.push(name);
+                    } else {
+                        entries.push(Entry { name, ..entry });
+                    }
+                }
+            }
+            return Ok(entries);
+        }
+        let prefix = self.path(folder);
+        let mut found = self.store().list(Some(&prefix));
+        while let Some(object) = found.try_next().await.map_err(explain)? {
+            let Some(parts) = object.location.prefix_match(&prefix) else { continue };
+            let name: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
+            entries.push(Entry { name: name.join("/"), size: object.size, folder: false });
+        }
+        Ok(entries)
+    }
+
+    /// All parts. A listing may lag behind: whether the newest is the newest is asked for by name.
+    ///
+    /// # Errors
+    /// Where the place cannot be listed.
+    pub async fn list_tail(&self) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        if self.connection.flat {
+            let prefix = self.path(layout::TAIL);
+            let mut found = self.store().list(Some(&prefix));
+            while let Some(object) = found.try_next().await.map_err(explain)? {
+                let file = object.location.filename().unwrap_or_default();
+                parts.extend(Part::parse(file, object.size));
+            }
+        } else {
+            let entries = self.list(layout::TAIL).await?;
+            parts.extend(entries.iter().filter_map(|entry| Part::parse(&entry.name, entry.size)));
+        }
+        let newest = parts.iter().filter(|part| part.owner.is_none()).map(|part| part.seq).max();
+        let mut next = newest.map(|seq| Part { owner: None, seq: seq + 1, size: 0 });
+        while let Some(part) = next.take() {
+            match self.store().head(&self.path(&part.name())).await.map_err(explain) {
+                Ok(found) => {
+                    parts.push(Part { size: found.size, ..part });
+                    next = Some(Part { seq: part.seq + 1, ..part });
+                }
+                Err(StoreErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Puts the parts of a segment together.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Damaged`] where one is missing, or belongs to another segment.
+    pub async fn join(&self, partial: &Partial) -> Result<Vec<u8>> {
+        for (part, seq) in partial.parts.iter().zip(partial.name.first_seq..) {
+            if part.seq != seq {
+                let what = format!("part seq {seq} is missing, '{}' is there", part.name());
+                return Err(StoreErrorKind::Damaged(what));
+            }
+        }
+        let names: Vec<_> = partial.parts.iter().map(Part::name).collect();
+        let mut pieces = stream::iter(names)
+            .map(|name| async move { self.read(&name).await.map(|bytes| (name, bytes)) })
+            .buffered(PARALLEL);
+        let mut whole: Vec<u8> = Vec::new();
+        while let Some((name, bytes)) = pieces.try_next().await? {
+            if whole.is_empty() {
+                whole.extend_from_slice(&bytes);
+            } else if bytes.get(..HEADER_LEN) == whole.get(..HEADER_LEN) {
+                whole.extend_from_slice(&bytes[HEADER_LEN..]);
+            } else {
+                let what = format!("'{name}' has the header of another segment");
+                return Err(StoreErrorKind::Damaged(what));
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Removes an object; fine where there is none.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        match self.store().delete(&self.path(name)).await.map_err(explain) {
+            Ok(()) | Err(StoreErrorKind::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the parts of a segment that is put together, or is not wanted any more. With `keep_first` the
+    /// first stays, empty: an older writer that wakes up late must still find its number taken.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn remove_parts(&self, partial: &Partial, keep_first: bool) -> Result<()> {
+        let mut parts = partial.parts.iter();
+        if keep_first && let Some(first) = parts.as_slice().first() {
+            parts.next();
+            self.put(&first.name(), Bytes::new(), PutMode::Overwrite).await.map_err(explain)?;
+        }
+        let names: Vec<_> = parts.map(Part::name).collect();
+        stream::iter(names)
+            .map(|name| async move { self.remove(&name).await })
+            .buffer_unordered(PARALLEL)
+            .try_for_each(|()| async { Ok(()) })
+            .await
+    }
+
+    /// How much patience is left with what `began` then.
+    pub fn left(&self, began: Instant) -> Duration {
+        self.patience.saturating_sub(began.elapsed())
+    }
+}
+
+fn join(folder: &str, name: &str) -> String {
+    match (folder, name) {
+        ("", name) => name.into(),
+        (folder, "") => folder.into(),
+        (folder, name) => format!("{folder}/{name}"),
+    }
+}
+
+/// How long to wait before try `attempt` + 1: longer each time, and not at the same moment as everybody else.
+pub(super) fn pause(attempt: u32) -> Duration {
+    let full = Duration::from_millis(50 << attempt.min(6));
+    let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
+    full / 2 + full.mul_f64(f64::from(jitter) / 510.0)
+}

@@ -1,0 +1,295 @@
+//! A prefix of a bucket as a store: S3, Google Cloud Storage, Azure Blob, WebDAV.
+//!
+//! Such a place cannot append. So a segment that is being written is kept as *parts*, one object a record, and
+//! put together once it is closed (docs/format.md, §3.1). Above this module there are only segments: a listing
+//! shows those in parts like any other, and reading one joins them.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`connect`] | from a URL and its options to a client |
+//! | [`client`] | requests, as this store makes them: tried again, compared, explained |
+//! | [`parts`] | which segments the parts make up; no I/O |
+//! | [`append`] | a segment that is being written |
+//! | [`merge`] | one that is closed, put together |
+//! | [`upload`] | an object of unknown size |
+//! | [`probe`] | what the place really does about two creates of one name |
+//! | [`remote_error`] | what a server's answer means to the person who reads it |
+//! | [`runtime`] | from the blocking world to the asynchronous one, and back |
+
+mod append;
+mod client;
+mod connect;
+mod merge;
+mod parts;
+mod probe;
+mod remote_error;
+mod runtime;
+mod upload;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+pub use connect::Options;
+use url::Url;
+
+use self::append::PartAppend;
+use self::client::Client;
+use self::parts::{Part, Partial, Tail};
+use self::runtime::wait;
+use self::upload::Upload;
+use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
+use crate::layout::{self, SegmentName};
+use crate::seal::{HEADER_LEN, Header};
+
+/// Segment headers that are remembered, by the number of a part: listings look for them again and again.
+const HEADERS_KEPT: usize = 4096;
+
+/// A prefix of a bucket that keeps objects.
+pub struct BucketStore {
+    client: Client,
+    /// Whether creates are exclusive; probed once, when it matters.
+    exclusive: OnceLock<bool>,
+    headers: Mutex<HashMap<u64, SegmentName>>,
+    /// The epoch of the newest segment that was begun here; its first part stays.
+    epoch: AtomicU64,
+}
+
+impl BucketStore {
+    /// Connects to the place at `url`, whether there is a store or not. An append is tried again for `patience`.
+    ///
+    /// # Errors
+    /// Where URL or options do not make sense. Nothing is asked of the server yet.
+    pub fn connect(url: &Url, options: &Options, patience: Duration) -> Result<Self, StoreError> {
+        let client = Client::new(connect::connect(url, options)?, patience);
+        Ok(Self {
+            client,
+            exclusive: OnceLock::new(),
+            headers: Mutex::default(),
+            epoch: AtomicU64::new(0),
+        })
+    }
+
+    /// True where two creates of one name are known to end well for one of them only.
+    fn exclusive(&self) -> Result<bool, StoreError> {
+        if let Some(exclusive) = self.exclusive.get() {
+            return Ok(*exclusive);
+        }
+        let client = self.client.clone();
+        let found = wait(&self.client, "probe", "", async move { probe::probe(&client).await })?;
+        Ok(*self.exclusive.get_or_init(|| found))
+    }
+
+    /// The parts that are there, by segment, and the names of the segments that are put together.
+    fn tail(&self) -> Result<(Tail, BTreeSet<SegmentName>), StoreError> {
+        let client = self.client.clone();
+        let merged = self
+            .list_tree(layout::LOG)?
+            .iter()
+            .filter_map(|entry| SegmentName::parse_below(&entry.name))
+            .collect();
+        let parts =
+            wait(&self.client, "list", layout::TAIL, async move { client.list_tail().await })?;
+        let tail =
+            Tail::group(parts, |part| self.segment_of(part)).map_err(|error| match error {
+                parts::Fault::Store(error) => error,
+                parts::Fault::Damaged(name, what) => {
+                    self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
+                }
+            })?;
+        Ok((tail, merged))
+    }
+
+    /// The segment that a part belongs to, by its header.
+    fn segment_of(&self, part: &Part) -> Result<SegmentName, StoreError> {
+        let known = |headers: &HashMap<u64, SegmentName>| headers.get(&part.seq).copied();
+        let lock = || self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(name) = known(&lock()).filter(|_| part.owner.is_none()) {
+            return Ok(name);
+        }
+        let object = part.name();
+        let client = self.client.clone();
+        let path = object.clone();
+        let bytes = wait(&self.client, "read", &object, async move {
+            client.read_range(&path, 0..HEADER_LEN as u64).await
+        })?;
+        let header = Header::decode(&bytes).map_err(|error| {
+            self.client.error("read", &object, StoreErrorKind::Damaged(error.to_string()))
+        })?;
+        let name = SegmentName {
+            generation: header.generation,
+            epoch: header.epoch,
+            index: header.index,
+            first_seq: header.seq,
+        };
+        if part.owner.is_none() {
+            let mut headers = lock();
+            if headers.len() >= HEADERS_KEPT {
+                headers.clear();
+            }
+            headers.insert(part.seq, name);
+        }
+        Ok(name)
+    }
+
+    /// The segment of that name, where it is still in parts.
+    fn partial(&self, name: SegmentName) -> Result<Option<Partial>, StoreError> {
+        let (tail, merged) = self.tail()?;
+        Ok(tail
+            .segments
+            .into_iter()
+            .find(|partial| partial.name == name && !merged.contains(&name)))
+    }
+
+    /// All objects below `folder`, segments in parts not among them.
+    fn list_tree(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let (client, path) = (self.client.clone(), folder.to_owned());
+        wait(&self.client, "list", folder, async move { client.list_tree(&path).await })
+    }
+
+    /// The segments in parts, as entries that are named from `log/`.
+    fn partial_entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let (tail, merged) = self.tail()?;
+        let partials = tail.segments.iter().filter(|partial| !merged.contains(&partial.name));
+        Ok(partials
+            .map(|partial| {
+                let name = partial.name.to_string();
+                let below = name.strip_prefix("log/").unwrap_or(&name);
+                Entry { name: below.into(), size: partial.size(), folder: false }
+            })
+            .collect())
+    }
+}
+
+impl Store for BucketStore {
+    fn label(&self) -> &str {
+        self.client.label()
+    }
+
+    fn fencing(&self) -> Result<Fencing, StoreError> {
+        Ok(if self.exclusive()? { Fencing::Real } else { Fencing::Advisory })
+    }
+
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let exclusive = self.exclusive()?;
+        let (client, path, bytes) = (self.client.clone(), name.to_owned(), bytes.to_vec());
+        wait(&self.client, "create", name, async move {
+            client.create(&path, bytes.into(), exclusive).await
+        })
+    }
+
+    fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
+        Ok(Box::new(Upload::new(self.client.clone(), name, self.exclusive()?)))
+    }
+
+    fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
+        let segment = SegmentName::parse_object(name).ok_or_else(|| {
+            let what = StoreErrorKind::Damaged("not the name of a segment".into());
+            self.client.error("create", name, what)
+        })?;
+        let epoch = u64::from(segment.epoch);
+        let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
+        let exclusive = self.exclusive()?;
+        Ok(Box::new(PartAppend::new(&self.client, segment, header, exclusive, first_of_epoch)))
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let (client, path) = (self.client.clone(), name.to_owned());
+        let whole = wait(&self.client, "read", name, async move { client.read(&path).await });
+        match (whole, SegmentName::parse_object(name)) {
+            (Err(StoreError { kind: StoreErrorKind::NotFound, .. }), Some(segment)) => {
+                self.read_parts(name, segment)
+            }
+            (whole, _) => whole.map(Into::into),
+        }
+    }
+
+    fn read_stream(&self, name: &str) -> Result<Box<dyn io::Read + Send>, StoreError> {
+        let (client, path) = (self.client.clone(), name.to_owned());
+        let pieces =
+            wait(&self.client, "read", name, async move { client.read_stream(&path).await })?;
+        Ok(Box::new(runtime::Reader::new(pieces)))
+    }
+
+    fn exists(&self, name: &str) -> Result<bool, StoreError> {
+        let (client, path) = (self.client.clone(), name.to_owned());
+        wait(&self.client, "look up", name, async move { client.exists(&path).await })
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let (client, path) = (self.client.clone(), folder.to_owned());
+        let mut entries =
+            wait(&self.client, "list", folder, async move { client.list(&path).await })?;
+        let generation = folder.strip_prefix("log/");
+        if folder == layout::LOG || generation.is_some() {
+            for entry in self.partial_entries()? {
+                let Some((of, file)) = entry.name.split_once('/') else { continue };
+                match generation {
+                    Some(generation) if generation == of => {
+                        entries.push(Entry { name: file.into(), ..entry });
+                    }
+                    Some(_) => {}
+                    None => entries.push(Entry { name: of.into(), size: 0, folder: true }),
+                }
+            }
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            entries.dedup_by(|a, b| a.name == b.name);
+        }
+        Ok(entries)
+    }
+
+    fn list_all(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let mut entries = self.list_tree(folder)?;
+        if folder == layout::LOG {
+            entries.extend(self.partial_entries()?);
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// What a server has answered for is as durable as it will ever be.
+    fn sync(&self, _name: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let parts = match SegmentName::parse_object(name) {
+            Some(segment) => self.partial(segment)?,
+            None => None,
+        };
+        let (client, path) = (self.client.clone(), name.to_owned());
+        wait(&self.client, "remove", name, async move {
+            if let Some(partial) = parts {
+                client.remove_parts(&partial, true).await?;
+            }
+            client.remove(&path).await
+        })
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
+        let (tail, merged) = self.tail()?;
+        let exclusive = self.exclusive()?;
+        for (partial, keep_first) in merge::due(tail, &merged) {
+            let (client, name) = (self.client.clone(), partial.name.to_string());
+            wait(&self.client, "merge", &name, async move {
+                merge::merge(&client, &partial, exclusive, keep_first).await
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl BucketStore {
+    fn read_parts(&self, name: &str, segment: SegmentName) -> Result<Vec<u8>, StoreError> {
+        let Some(partial) = self.partial(segment)? else {
+            // It may have been put together meanwhile.
+            let (client, path) = (self.client.clone(), name.to_owned());
+            return wait(&self.client, "read", name, async move { client.read(&path).await })
+                .map(Into::into);
+        };
+        let client = self.client.clone();
+        wait(&self.client, "read", name, async move { client.join(&partial).await })
+    }
+}
