@@ -8,12 +8,14 @@
 //! - [`workload`]: what the node writes: generated from a seed, or recorded.
 //! - [`oracle`]: whether two databases hold the same schema and rows.
 //! - [`backed`]: a node together with its backup, as the real programs make it.
+//! - [`servers`]: real servers to keep a backup on, and a proxy that fails as they do.
 //! - [`binaries`]: the programs under test, and directories to run them in.
 
 pub mod backed;
 pub mod binaries;
 pub mod oracle;
 pub mod real;
+pub mod servers;
 pub mod sim;
 pub mod step;
 pub mod testdir;
