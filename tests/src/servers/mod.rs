@@ -3,14 +3,17 @@
 //! `.ci/servers` installs them. Where one is not there, its test says so in one line and passes; with
 //! `LOCKSTEP_REQUIRE_SERVERS` set it fails.
 //!
-//! - [`moto`]: S3, in a second, in memory.
+//! - [`rgw`]: S3 as it is meant; [`moto`]: S3 in a second, in memory.
+//! - [`azurite`]: the blobs of Azure.
 //! - [`server`]: what all have in common; [`daemon`]: their processes; [`find`]: where they are.
 //! - [`http`], [`sign`]: as much of a client as makes a bucket.
 
+pub mod azurite;
 pub mod daemon;
 pub mod find;
 pub mod http;
 pub mod moto;
+pub mod rgw;
 pub mod server;
 pub mod sign;
 

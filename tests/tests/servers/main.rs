@@ -1,5 +1,6 @@
 //! The servers that tests keep backups on are up, and do with an object that must not be there yet what each
 //! is known for.
 
+mod azure;
 mod s3;
 mod store;
