@@ -24,6 +24,11 @@ pub fn installed(name: &str, inside: &str) -> Option<PathBuf> {
     or_skip(name, directory().map(|directory| directory.join(inside)))
 }
 
+/// A file of the system; `None`, and a line, where there is none.
+pub fn file(name: &str, path: &str) -> Option<PathBuf> {
+    or_skip(name, [PathBuf::from(path)])
+}
+
 fn directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {

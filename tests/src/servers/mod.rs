@@ -5,6 +5,8 @@
 //!
 //! - [`rgw`]: S3 as it is meant; [`moto`]: S3 in a second, in memory.
 //! - [`azurite`]: the blobs of Azure.
+//! - [`nginx`], [`wsgidav`]: WebDAV.
+//! - [`socks`]: a SOCKS5 proxy.
 //! - [`server`]: what all have in common; [`daemon`]: their processes; [`find`]: where they are.
 //! - [`http`], [`sign`]: as much of a client as makes a bucket.
 
@@ -13,8 +15,11 @@ pub mod daemon;
 pub mod find;
 pub mod http;
 pub mod moto;
+pub mod nginx;
 pub mod rgw;
 pub mod server;
 pub mod sign;
+pub mod socks;
+pub mod wsgidav;
 
 pub use server::Server;

@@ -22,6 +22,7 @@ pub struct Server {
     pub env: Vec<(String, String)>,
     /// Where it listens.
     pub port: u16,
+    probe: fn(u16) -> bool,
     // Before the directory that its files are in.
     front: Daemon,
     _behind: Vec<Daemon>,
@@ -31,9 +32,25 @@ pub struct Server {
 impl Server {
     /// Starts the daemon that answers, and waits until something answers HTTP on `port`.
     pub fn start(command: Command, directory: Directory, behind: Vec<Daemon>, port: u16) -> Self {
+        Self::start_probed(command, directory, behind, port, answers_http)
+    }
+
+    /// The same for a daemon that speaks something else: it is ready when it takes connections.
+    pub fn start_any(command: Command, directory: Directory, port: u16) -> Self {
+        Self::start_probed(command, directory, Vec::new(), port, takes_connections)
+    }
+
+    fn start_probed(
+        command: Command,
+        directory: Directory,
+        behind: Vec<Daemon>,
+        port: u16,
+        probe: fn(u16) -> bool,
+    ) -> Self {
         let front = Daemon::start(command, &directory.path, "server");
         let (url, env) = (String::new(), Vec::new());
-        let mut server = Self { url, env, port, front, _behind: behind, _directory: directory };
+        let mut server =
+            Self { url, env, port, probe, front, _behind: behind, _directory: directory };
         server.wait_until_ready();
         server
     }
@@ -91,11 +108,8 @@ impl Server {
 
     fn wait_until_ready(&mut self) {
         let ready = within(PATIENCE, || {
-            let answer = http::request(self.port, "GET", "/", &[], b"").ok().map(|_| ());
-            answer.or_else(|| {
-                assert!(self.front.is_running(), "it ended at once:\n{}", self.front.log());
-                None
-            })
+            assert!(self.front.is_running(), "it ended at once:\n{}", self.front.log());
+            (self.probe)(self.port).then_some(())
         });
         assert!(ready.is_some(), "it does not answer:\n{}", self.front.log());
     }
@@ -154,6 +168,14 @@ pub fn free_port() -> u16 {
     let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let mut ports = std::iter::repeat_with(|| fastrand::u16(12_000..32_000));
     ports.find(free).expect("a free port")
+}
+
+fn answers_http(port: u16) -> bool {
+    http::request(port, "GET", "/", &[], b"").is_ok()
+}
+
+fn takes_connections(port: u16) -> bool {
+    http::connect(port).is_ok()
 }
 
 pub(super) fn fresh(url: &str, name: &str) -> String {

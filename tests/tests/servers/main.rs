@@ -3,4 +3,6 @@
 
 mod azure;
 mod s3;
+mod socks;
 mod store;
+mod webdav;

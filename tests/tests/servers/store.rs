@@ -26,7 +26,9 @@ impl Store {
 
     pub fn at(url: &str, env: &[(String, String)]) -> Self {
         let url = Url::parse(url).unwrap();
-        let options = env.iter().map(|(name, value)| (name, value.as_str()));
+        // WebDAV has no credentials that would say so.
+        let options = env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = options.chain([("allow_http", "true")]);
         let (store, prefix) = parse_url_opts(&url, options).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         Self { runtime, store: store.into(), prefix }
