@@ -66,7 +66,7 @@ impl Ceph {
         let address = format!("[v1:127.0.0.1:{port}]");
         let mut make = Command::new(&self.monmaptool);
         make.args(["--create", "--clobber", "--addv", "a", &address, "--fsid", CLUSTER, map]);
-        output(make);
+        output(&mut make).expect("a map");
         self.run(&self.mon, &["--mkfs", "-i", "a"], &["--monmap", map]);
         let mut command = self.command(&self.mon);
         command.args(["-i", "a", "-f"]);
@@ -74,13 +74,17 @@ impl Ceph {
     }
 
     fn object_store(&self, directory: &Directory) -> Daemon {
-        let id = self.run(&self.ceph, &["--connect-timeout", "60"], &["osd", "new", CLUSTER]);
+        let id = self.run(&self.ceph, &["osd", "new", CLUSTER], &[]);
         let id = id.trim();
         self.run(&self.osd, &["-i", id, "--mkfs"], &["--osd-uuid", CLUSTER]);
         let mut command = self.command(&self.osd);
         command.args(["-i", id, "-f"]);
-        let daemon = Daemon::start(command, &directory.path, "osd");
+        let mut daemon = Daemon::start(command, &directory.path, "osd");
         wait_for("an object store daemon that is up", || {
+            // For the reason that `run` tries again.
+            if !daemon.is_running() {
+                daemon.start_again();
+            }
             self.run(&self.ceph, &["osd", "stat"], &[]).contains("1 up").then_some(())
         });
         daemon
@@ -92,19 +96,29 @@ impl Ceph {
         command
     }
 
+    /// What a program writes. It may fail a few times: with a little ill luck it asks before it has the
+    /// monitor's map, and is refused as one of another cluster.
     fn run(&self, program: &Path, arguments: &[&str], more: &[&str]) -> String {
-        let mut command = self.command(program);
-        command.args(arguments).args(more);
-        output(command)
+        let mut failed = 0;
+        loop {
+            let mut command = self.command(program);
+            match output(command.args(arguments).args(more)) {
+                Ok(text) => return text,
+                Err(error) if failed == 5 => panic!("{error}"),
+                Err(_) => failed += 1,
+            }
+        }
     }
 }
 
-/// What a program that must succeed writes.
-fn output(mut command: Command) -> String {
+/// What a program writes, or what it complains about.
+fn output(command: &mut Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().expect("it runs");
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {error}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        false => Err(format!("{command:?}: {error}")),
+    }
 }
 
 fn configuration(directory: &Path, monitor: u16, port: u16) -> String {

@@ -107,8 +107,14 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self) {
+        // Ceph's are not always let in at first.
+        let mut starts = 2;
         let ready = within(PATIENCE, || {
-            assert!(self.front.is_running(), "it ended at once:\n{}", self.front.log());
+            if !self.front.is_running() {
+                assert!(starts > 0, "it ends at once:\n{}", self.front.log());
+                starts -= 1;
+                self.front.start_again();
+            }
             (self.probe)(self.port).then_some(())
         });
         assert!(ready.is_some(), "it does not answer:\n{}", self.front.log());
