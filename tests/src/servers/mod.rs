@@ -7,11 +7,13 @@
 //! - [`azurite`]: the blobs of Azure.
 //! - [`nginx`], [`wsgidav`]: WebDAV.
 //! - [`socks`]: a SOCKS5 proxy.
+//! - [`faulty`]: a proxy that fails by a plan; [`wire`]: what it passes on.
 //! - [`server`]: what all have in common; [`daemon`]: their processes; [`find`]: where they are.
 //! - [`http`], [`sign`]: as much of a client as makes a bucket.
 
 pub mod azurite;
 pub mod daemon;
+pub mod faulty;
 pub mod find;
 pub mod http;
 pub mod moto;
@@ -20,6 +22,8 @@ pub mod rgw;
 pub mod server;
 pub mod sign;
 pub mod socks;
+pub mod wire;
 pub mod wsgidav;
 
+pub use faulty::{Fault, Proxy};
 pub use server::Server;

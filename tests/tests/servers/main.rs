@@ -2,6 +2,7 @@
 //! is known for.
 
 mod azure;
+mod faulty;
 mod s3;
 mod socks;
 mod store;
