@@ -3,12 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
 use crate::binaries::{self, Cli, Output};
+use crate::servers::Server;
 use crate::sim::{Answer, Node, NodeConfig, Standing};
 use crate::testdir::TestDir;
 use crate::workload::Workload;
@@ -26,6 +28,8 @@ pub fn ci_or_long<T>(ci: T, long: T) -> T {
 #[derive(Debug)]
 pub struct Backed {
     dir: TestDir,
+    /// Where the backup is, if not in a folder beside the node, and what reaches it.
+    bucket: Option<(String, Vec<(String, String)>)>,
     restores: AtomicU32,
 }
 
@@ -34,7 +38,28 @@ impl Backed {
     pub fn without_backup() -> Self {
         let dir = TestDir::new();
         dir.write_hsm_secret(1);
-        Self { dir, restores: AtomicU32::new(0) }
+        Self { dir, bucket: None, restores: AtomicU32::new(0) }
+    }
+
+    /// The same, with its backup to be on a server, whose credentials it has in `backup-credentials`.
+    pub fn on(server: &Server, name: &str) -> Self {
+        Self::at(server.prefix(name), server.env.clone())
+    }
+
+    /// The same for any URL, and what reaches it.
+    pub fn at(url: String, env: Vec<(String, String)>) -> Self {
+        let backed = Self { bucket: Some((url, env)), ..Self::without_backup() };
+        let lines: String =
+            backed.env().iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        let path = backed.network_file("backup-credentials");
+        fs::write(&path, lines).expect("write backup-credentials");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
+        backed
+    }
+
+    /// What reaches the backup.
+    pub fn env(&self) -> &[(String, String)] {
+        self.bucket.as_ref().map_or(&[], |(_, env)| env)
     }
 
     /// A node that has never been started, with an empty backup.
@@ -72,7 +97,7 @@ impl Backed {
 
     /// The URL of the backup.
     pub fn url(&self) -> String {
-        self.dir.file_url("store")
+        self.bucket.as_ref().map_or_else(|| self.dir.file_url("store"), |(url, _)| url.clone())
     }
 
     /// The node, with the plugin under test.
@@ -113,10 +138,11 @@ impl Backed {
 
     /// As [`Backed::restore`], from another place, such as a copy of the folder.
     pub fn restore_of(&self, url: &str, dest: &Path) -> Cli {
-        Cli::new(["restore", "--no-claim", url])
+        let restore = Cli::new(["restore", "--no-claim", url])
             .arg(dest)
             .arg("--key-file")
-            .arg(self.network_file("backup.key"))
+            .arg(self.network_file("backup.key"));
+        self.env().iter().fold(restore, |cli, (name, value)| cli.env(name, value))
     }
 
     /// Another name for a restored database.

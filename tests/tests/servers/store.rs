@@ -25,6 +25,8 @@ impl Store {
     }
 
     pub fn at(url: &str, env: &[(String, String)]) -> Self {
+        // The provider of ciphers that the programs are built with; fails where it is there already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let url = Url::parse(url).unwrap();
         // WebDAV has no credentials that would say so.
         let options = env.iter().map(|(name, value)| (name.as_str(), value.as_str()));

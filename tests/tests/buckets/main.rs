@@ -1,0 +1,3 @@
+//! The whole way, on real servers: plugin → log → restore.
+
+mod end_to_end;
