@@ -79,13 +79,16 @@ pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
     let bytes = sql.as_bytes();
     // What lies between literals is copied in one piece.
     let (mut at, mut kept) = (0, 0);
-    while let Some(&byte) = bytes.get(at) {
-        if is_word(byte) && !byte.is_ascii_digit() && !starts_blob(bytes, at) {
-            at = end_of_word(bytes, at);
-            continue;
-        }
-        let literal = match byte {
+    while let Some(plain) = bytes[at..].iter().position(|&byte| may_begin_literal(byte)) {
+        at += plain;
+        // Nothing that ends below ends inside a word: so this tells its middle from its beginning.
+        let in_word = at > 0 && is_word(bytes[at - 1]);
+        let literal = match bytes[at] {
             b'\'' => take_text(bytes, at, values).map(|end| (TEXT, end)),
+            byte if in_word && is_word(byte) => {
+                at += 1;
+                continue;
+            }
             b'0'..=b'9' => match take_number(bytes, at, values) {
                 Some(end) => Some((INTEGER, end)),
                 None => {
@@ -93,6 +96,10 @@ pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
                     continue;
                 }
             },
+            b'x' | b'X' if bytes.get(at + 1) != Some(&b'\'') => {
+                at += 1;
+                continue;
+            }
             b'x' | b'X' => match take_blob(bytes, at, values) {
                 Some((true, end)) => Some((BLOB, end)),
                 Some((false, end)) if may_keep(&bytes[at..end]) => {
@@ -119,6 +126,25 @@ pub fn split(sql: &str, shape: &mut Vec<u8>, values: &mut Values) -> bool {
     true
 }
 
+/// False for most of what lies between literals: it needs no look at all.
+fn may_begin_literal(byte: u8) -> bool {
+    const MAY: [bool; 256] = {
+        let mut may = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let b = byte as u8;
+            may[byte] = b <= LAST_MARKER
+                || matches!(
+                    b,
+                    b'0'..=b'9' | b'x' | b'X' | b'\'' | b'"' | b'`' | b'[' | b'-' | b'/'
+                );
+            byte += 1;
+        }
+        may
+    };
+    MAY[usize::from(byte)]
+}
+
 /// Letters, digits, `_`, `$` and every byte of a non-ASCII character: what an identifier is made of.
 fn is_word(byte: u8) -> bool {
     const WORD: [bool; 256] = {
@@ -132,10 +158,6 @@ fn is_word(byte: u8) -> bool {
         word
     };
     WORD[usize::from(byte)]
-}
-
-fn starts_blob(bytes: &[u8], at: usize) -> bool {
-    matches!(bytes[at], b'x' | b'X') && bytes.get(at + 1) == Some(&b'\'')
 }
 
 fn end_of_word(bytes: &[u8], at: usize) -> usize {
@@ -206,15 +228,7 @@ fn take_blob(bytes: &[u8], at: usize, values: &mut Values) -> Option<(bool, usiz
     let digits = &bytes[at + 2..];
     let len = memchr::memchr(b'\'', digits)?;
     let start = values.bytes.len();
-    let canonical = bytes[at] == b'x' && len % 2 == 0 && {
-        let mut wrong = 0;
-        values.bytes.extend(digits[..len].chunks_exact(2).map(|pair| {
-            let (high, low) = (nibble(pair[0]), nibble(pair[1]));
-            wrong |= high | low;
-            high << 4 | low & 15
-        }));
-        wrong <= 15
-    };
+    let canonical = bytes[at] == b'x' && put_hex(&digits[..len], &mut values.bytes);
     if canonical {
         values.end();
     } else {
@@ -223,18 +237,38 @@ fn take_blob(bytes: &[u8], at: usize, values: &mut Values) -> Option<(bool, usiz
     Some((canonical, at + 3 + len))
 }
 
+/// Appends what lower-case hexadecimal digits spell; false, with anything appended, where they do not.
+fn put_hex(digits: &[u8], out: &mut Vec<u8>) -> bool {
+    out.reserve(digits.len() / 2);
+    // In pieces of a fixed size: the compiler makes vectors of them.
+    let (pieces, rest) = digits.as_chunks::<32>();
+    let mut wrong = [0; 16];
+    for piece in pieces {
+        let mut bytes = [0; 16];
+        for ((byte, wrong), [high, low]) in
+            bytes.iter_mut().zip(&mut wrong).zip(piece.as_chunks().0)
+        {
+            let (high, low) = (nibble(*high), nibble(*low));
+            *wrong |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        out.extend_from_slice(&bytes);
+    }
+    let (pairs, odd) = rest.as_chunks();
+    for [high, low] in pairs {
+        let (high, low) = (nibble(*high), nibble(*low));
+        wrong[0] |= high | low;
+        out.push(high << 4 | low & 15);
+    }
+    odd.is_empty() && wrong.iter().all(|&wrong| wrong <= 15)
+}
+
 /// The value of a lower-case hexadecimal digit; more than 15 for any other byte.
 fn nibble(digit: u8) -> u8 {
-    const NIBBLE: [u8; 256] = {
-        let mut nibble = [0xff; 256];
-        let mut value = 0;
-        while value < 16 {
-            nibble[b"0123456789abcdef"[value] as usize] = value as u8;
-            value += 1;
-        }
-        nibble
-    };
-    NIBBLE[usize::from(digit)]
+    let (decimal, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
+    let decimal = if decimal < 10 { decimal } else { 0xff };
+    let letter = if letter < 6 { letter + 10 } else { 0xff };
+    decimal & letter
 }
 
 /// One literal, as bound to a prepared statement or written into the text.
