@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::error::{Error, Result};
-use crate::store::{BucketStore, FileStore, Options, Store, StoreError, StoreErrorKind};
+use crate::store::{
+    BucketStore, CopiedBucket, FileStore, Options, Store, StoreError, StoreErrorKind,
+};
 
 /// How long an append to a bucket is tried again, where nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,7 +64,7 @@ impl Destination {
     /// Where there is none, or it is not reachable.
     pub fn open(&self) -> Result<Arc<dyn Store>> {
         match self {
-            Self::Folder(path) => Ok(Arc::new(FileStore::open(path)?)),
+            Self::Folder(path) => Ok(folder(path, FileStore::open(path)?)?),
             Self::Bucket(bucket) => Ok(Arc::new(bucket.connect()?)),
         }
     }
@@ -77,7 +79,7 @@ impl Destination {
                 Err(StoreError { kind: StoreErrorKind::Gone(what), store, .. }) => {
                     Err(Error::Nothing { store, what: what.into() })
                 }
-                store => Ok(Arc::new(store?)),
+                store => Ok(folder(path, store?)?),
             },
             Self::Bucket(_) => self.open(),
         }
@@ -102,6 +104,14 @@ impl Destination {
         }
         Ok(store)
     }
+}
+
+/// A folder, which may be a copy of a bucket.
+fn folder(path: &Path, store: FileStore) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match CopiedBucket::open(path, store)? {
+        Ok(copied) => Arc::new(copied),
+        Err(store) => Arc::new(store),
+    })
 }
 
 impl FromStr for Destination {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::seal::Header;
+
 /// The marker that makes a folder a store.
 pub const MARKER: &str = "lockstep.json";
 /// Folder of the key slots.
@@ -78,6 +80,12 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
+    /// The name of the segment that begins with a header.
+    pub fn of(header: &Header) -> Self {
+        let Header { generation, epoch, index, seq, .. } = *header;
+        Self { generation, epoch, index, first_seq: seq }
+    }
+
     /// Reads a file name in the folder of `generation`.
     pub fn parse(generation: u32, file: &str) -> Option<Self> {
         let mut parts = file.strip_suffix(SEGMENT_SUFFIX)?.split('-');

@@ -9,13 +9,16 @@
 
 mod append;
 mod bucket;
+mod copied;
 mod file;
+mod parts;
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
 pub use bucket::{BucketStore, Options};
+pub use copied::CopiedBucket;
 pub use file::FileStore;
 
 /// A large file is synced as it is written, each time that so much was: what waits in memory for the disk is

@@ -7,10 +7,10 @@ use object_store::{Error, PutMode};
 
 use super::client::{Client, Result, pause};
 use super::merge::merge;
-use super::parts::{Part, Partial};
 use super::remote_error::explain;
 use super::runtime::{start, wait};
 use crate::layout::{self, SegmentName};
+use crate::store::parts::{Part, Partial};
 use crate::store::{Append, StoreError, StoreErrorKind};
 
 /// Records after which a segment should end: whoever opens the log reads as many objects.

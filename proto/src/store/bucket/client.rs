@@ -13,10 +13,10 @@ use object_store::{
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::connect::Connection;
-use super::parts::{Part, Partial};
 use super::remote_error::{explain, io_error};
 use crate::layout;
 use crate::seal::HEADER_LEN;
+use crate::store::parts::{Part, Partial};
 use crate::store::{Entry, StoreError, StoreErrorKind};
 
 /// Requests that are under way at once where many objects are read or removed.
@@ -254,12 +254,7 @@ impl Client {
     /// # Errors
     /// [`StoreErrorKind::Damaged`] where one is missing, or belongs to another segment.
     pub async fn join(&self, partial: &Partial) -> Result<Vec<u8>> {
-        for (part, seq) in partial.parts.iter().zip(partial.name.first_seq..) {
-            if part.seq != seq {
-                let what = format!("part seq {seq} is missing, '{}' is there", part.name());
-                return Err(StoreErrorKind::Damaged(what));
-            }
-        }
+        partial.check_gapless().map_err(StoreErrorKind::Damaged)?;
         let names: Vec<_> = partial.parts.iter().map(Part::name).collect();
         let mut pieces = stream::iter(names)
             .map(|name| async move { self.read(&name).await.map(|bytes| (name, bytes)) })

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::client::{Client, Result};
-use super::parts::{Partial, Tail};
 use crate::layout::SegmentName;
 use crate::store::StoreErrorKind;
+use crate::store::parts::{Partial, Tail};
 
 /// The segments that can be put together, oldest first, and whether their first part must stay: all but the newest,
 /// to which somebody may be writing. (Nobody can write to an older one: the number of its next record is taken.)
@@ -65,8 +65,8 @@ pub async fn merge(
 
 #[cfg(test)]
 mod tests {
-    use super::super::parts::Part;
     use super::*;
+    use crate::store::parts::Part;
 
     #[test]
     fn the_newest_stays_in_parts_and_the_first_of_an_epoch_leaves_its_number_taken() {

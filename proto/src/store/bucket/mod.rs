@@ -2,13 +2,13 @@
 //!
 //! Such a place cannot append. So a segment that is being written is kept as *parts*, one object a record, and
 //! put together once it is closed (docs/format.md, §3.1). Above this module there are only segments: a listing
-//! shows those in parts like any other, and reading one joins them.
+//! shows those in parts like any other, and reading one joins them. Which segments the parts make up is said in
+//! [`super::parts`].
 //!
 //! | module | idea |
 //! |---|---|
 //! | [`connect`] | from a URL and its options to a client |
 //! | [`client`] | requests, as this store makes them: tried again, compared, explained |
-//! | [`parts`] | which segments the parts make up; no I/O |
 //! | [`append`] | a segment that is being written |
 //! | [`merge`] | one that is closed, put together |
 //! | [`upload`] | an object of unknown size |
@@ -20,7 +20,6 @@ mod append;
 mod client;
 mod connect;
 mod merge;
-mod parts;
 mod probe;
 mod remote_error;
 mod runtime;
@@ -37,9 +36,9 @@ use url::Url;
 
 use self::append::PartAppend;
 use self::client::Client;
-use self::parts::{Part, Partial, Tail};
 use self::runtime::wait;
 use self::upload::Upload;
+use super::parts::{Fault, Part, Partial, Tail};
 use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 use crate::layout::{self, SegmentName};
 use crate::seal::{HEADER_LEN, Header};
@@ -94,8 +93,8 @@ impl BucketStore {
             wait(&self.client, "list", layout::TAIL, async move { client.list_tail().await })?;
         let tail =
             Tail::group(parts, |part| self.segment_of(part)).map_err(|error| match error {
-                parts::Fault::Store(error) => error,
-                parts::Fault::Damaged(name, what) => {
+                Fault::Store(error) => error,
+                Fault::Damaged(name, what) => {
                     self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
                 }
             })?;
@@ -118,12 +117,7 @@ impl BucketStore {
         let header = Header::decode(&bytes).map_err(|error| {
             self.client.error("read", &object, StoreErrorKind::Damaged(error.to_string()))
         })?;
-        let name = SegmentName {
-            generation: header.generation,
-            epoch: header.epoch,
-            index: header.index,
-            first_seq: header.seq,
-        };
+        let name = SegmentName::of(&header);
         if part.owner.is_none() {
             let mut headers = lock();
             if headers.len() >= HEADERS_KEPT {
@@ -134,32 +128,16 @@ impl BucketStore {
         Ok(name)
     }
 
-    /// The segment of that name, where it is still in parts.
-    fn partial(&self, name: SegmentName) -> Result<Option<Partial>, StoreError> {
+    /// The segments that are in parts.
+    fn partials(&self) -> Result<Vec<Partial>, StoreError> {
         let (tail, merged) = self.tail()?;
-        Ok(tail
-            .segments
-            .into_iter()
-            .find(|partial| partial.name == name && !merged.contains(&name)))
+        Ok(tail.unmerged(&merged))
     }
 
     /// All objects below `folder`, segments in parts not among them.
     fn list_tree(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         let (client, path) = (self.client.clone(), folder.to_owned());
         wait(&self.client, "list", folder, async move { client.list_tree(&path).await })
-    }
-
-    /// The segments in parts, as entries that are named from `log/`.
-    fn partial_entries(&self) -> Result<Vec<Entry>, StoreError> {
-        let (tail, merged) = self.tail()?;
-        let partials = tail.segments.iter().filter(|partial| !merged.contains(&partial.name));
-        Ok(partials
-            .map(|partial| {
-                let name = partial.name.to_string();
-                let below = name.strip_prefix("log/").unwrap_or(&name);
-                Entry { name: below.into(), size: partial.size(), folder: false }
-            })
-            .collect())
     }
 }
 
@@ -220,22 +198,9 @@ impl Store for BucketStore {
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         let (client, path) = (self.client.clone(), folder.to_owned());
-        let mut entries =
-            wait(&self.client, "list", folder, async move { client.list(&path).await })?;
-        let generation = folder.strip_prefix("log/");
-        if folder == layout::LOG || generation.is_some() {
-            for entry in self.partial_entries()? {
-                let Some((of, file)) = entry.name.split_once('/') else { continue };
-                match generation {
-                    Some(generation) if generation == of => {
-                        entries.push(Entry { name: file.into(), ..entry });
-                    }
-                    Some(_) => {}
-                    None => entries.push(Entry { name: of.into(), size: 0, folder: true }),
-                }
-            }
-            entries.sort_by(|a, b| a.name.cmp(&b.name));
-            entries.dedup_by(|a, b| a.name == b.name);
+        let entries = wait(&self.client, "list", folder, async move { client.list(&path).await })?;
+        if folder == layout::LOG || folder.starts_with("log/") {
+            return Ok(Partial::show(&self.partials()?, folder, entries));
         }
         Ok(entries)
     }
@@ -243,7 +208,11 @@ impl Store for BucketStore {
     fn list_all(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         let mut entries = self.list_tree(folder)?;
         if folder == layout::LOG {
-            entries.extend(self.partial_entries()?);
+            for partial in self.partials()? {
+                let name = partial.name.to_string();
+                let name = name.strip_prefix("log/").unwrap_or(&name).to_owned();
+                entries.push(Entry { name, size: partial.size(), folder: false });
+            }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -256,7 +225,7 @@ impl Store for BucketStore {
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         let parts = match SegmentName::parse_object(name) {
-            Some(segment) => self.partial(segment)?,
+            Some(segment) => self.partials()?.into_iter().find(|partial| partial.name == segment),
             None => None,
         };
         let (client, path) = (self.client.clone(), name.to_owned());
@@ -283,7 +252,8 @@ impl Store for BucketStore {
 
 impl BucketStore {
     fn read_parts(&self, name: &str, segment: SegmentName) -> Result<Vec<u8>, StoreError> {
-        let Some(partial) = self.partial(segment)? else {
+        let found = self.partials()?.into_iter().find(|partial| partial.name == segment);
+        let Some(partial) = found else {
             // It may have been put together meanwhile.
             let (client, path) = (self.client.clone(), name.to_owned());
             return wait(&self.client, "read", name, async move { client.read(&path).await })

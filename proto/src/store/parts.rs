@@ -1,14 +1,14 @@
-//! Parts: the records of a segment that is still being written, one object each. No I/O.
+//! Parts: the records of a segment that is being written where nothing can be appended to, one object each. No I/O.
 //!
 //! Where creates are exclusive a part is named by the number of its record alone, so that of two writers
 //! which make the same record one fails. The part then says itself which segment it belongs to: it begins with the
 //! segment's header. Where they are not, each writer's parts have names of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layout::{self, SegmentName};
 use crate::seal::HEADER_LEN;
-use crate::store::StoreError;
+use crate::store::{Entry, StoreError};
 
 /// One record's object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,9 +49,39 @@ impl Partial {
         let all: u64 = self.parts.iter().map(|part| part.size).sum();
         all.saturating_sub(HEADER_LEN as u64 * (self.parts.len() as u64).saturating_sub(1))
     }
+
+    /// Checks that no part is missing in the middle.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn check_gapless(&self) -> Result<(), String> {
+        for (part, seq) in self.parts.iter().zip(self.name.first_seq..) {
+            if part.seq != seq {
+                return Err(format!("part seq {seq} is missing, '{}' is there", part.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds segments in parts to the listing of a folder, as if they were whole.
+    pub fn show(partials: &[Self], folder: &str, mut listing: Vec<Entry>) -> Vec<Entry> {
+        let log = folder == layout::LOG;
+        for partial in partials {
+            let name = partial.name.to_string();
+            let Some((of, file)) = name.rsplit_once('/') else { continue };
+            if of == folder {
+                listing.push(Entry { name: file.into(), size: partial.size(), folder: false });
+            } else if let Some((_, generation)) = of.rsplit_once('/').filter(|_| log) {
+                listing.push(Entry { name: generation.into(), size: 0, folder: true });
+            }
+        }
+        listing.sort_by(|a, b| a.name.cmp(&b.name));
+        listing.dedup_by(|a, b| a.name == b.name);
+        listing
+    }
 }
 
-/// All segments in parts, in the order of their records.
+/// All segments in parts, in the order in which they were written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tail {
     /// The segments.
@@ -68,6 +98,11 @@ pub enum Fault {
 }
 
 impl Tail {
+    /// Those that were not put together yet; of the others only parts are left that were not removed yet.
+    pub fn unmerged(self, merged: &BTreeSet<SegmentName>) -> Vec<Partial> {
+        self.segments.into_iter().filter(|partial| !merged.contains(&partial.name)).collect()
+    }
+
     /// Groups parts by segment. `segment_of` reads the header of one; it is asked once a segment.
     ///
     /// A segment that lacks a part in the middle is given as it is: whether it matters is for its reader to
