@@ -95,6 +95,8 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     store.tidy()?;
     let tail = Tail::read(&store, keys)?;
     let mut shadow = Shadow::open(&store, keys, folder)?;
+    let in_sqlite = pace.clone();
+    shadow.rest_in(move || in_sqlite.rest())?;
     let began_at = shadow.seq();
     shared.enter(Phase::Replay, tail.head_seq.saturating_sub(began_at));
     let began = Instant::now();
@@ -109,8 +111,10 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
 
     shared.enter(Phase::Prove, 0);
     let began = Instant::now();
+    pace.rested();
     shadow.prove()?;
-    let (proven_seq, proven_time, checked_in) = (shadow.seq(), now(), began.elapsed());
+    let checked_in = began.elapsed().saturating_sub(pace.rested());
+    let (proven_seq, proven_time) = (shadow.seq(), now());
 
     // Whoever has taken over compacts, too.
     not_fenced(shared, setup, &store)?;

@@ -19,7 +19,7 @@ use crate::version::DataVersion;
 /// Batches are committed in groups of this many statements: the database is published only at the end.
 const STATEMENTS_PER_COMMIT: u64 = 100_000;
 /// The same where each commit is marked, so that little is replayed again and little waits in memory.
-const STATEMENTS_PER_MARK: u64 = 10_000;
+const STATEMENTS_PER_MARK: u64 = 1_000;
 
 /// What lightningd sets when it opens its database (`db/db_sqlite3.c`), and else SQLite's defaults.
 const SESSION_SETTINGS: &str = "PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF;";
@@ -121,6 +121,11 @@ impl Guard {
     /// From here on statements are this program's own.
     pub fn own(&self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// From here on they are replayed ones again.
+    pub fn replayed(&self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 

@@ -35,8 +35,13 @@ use crate::version::DataVersion;
 
 const DATABASE: &str = "shadow.sqlite3";
 const STATE: &str = "shadow.state";
-/// The write-ahead log is moved to the database file when it is as long as this.
-const WAL_BYTES: u64 = 8 << 20;
+/// The write-ahead log is moved to the database file when it is as long as this: SQLite does not rest while it moves
+/// it, and then waits for the disk.
+const WAL_BYTES: u64 = UNSYNCED_MAX;
+/// After so many statements its length is looked at.
+const STATEMENTS_PER_LOOK: usize = 1_000;
+/// SQLite asks whether to rest after so many of its steps; one may be a page.
+const STEPS_PER_REST: i32 = 100;
 /// Most snapshots that a restore reads, one after another.
 const LINKS_MAX: usize = 10;
 const LOCK: &str = "lock";
@@ -114,6 +119,20 @@ impl<'s> Shadow<'s> {
         Ok(Self { store, keys, path, db, guard, state, after, newest: None, _lock: lock })
     }
 
+    /// From here on `rest` is called again and again while SQLite works, in statements and checks of any length.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn rest_in(&mut self, mut rest: impl FnMut() + Send + 'static) -> Result<()> {
+        let handler = move || {
+            rest();
+            false
+        };
+        self.db
+            .progress_handler(STEPS_PER_REST, Some(handler))
+            .map_err(|error| sqlite_error(place(&self.path), &error))
+    }
+
     /// Replays what was acknowledged since. `progress` is told the batches.
     ///
     /// # Errors
@@ -133,11 +152,12 @@ impl<'s> Shadow<'s> {
             if batch.at.seq >= after.seq {
                 *newest = Some((batch.at, batch.epoch));
             }
-            if unchecked >= 10_000 && wal_len(path) >= WAL_BYTES {
+            if unchecked >= STATEMENTS_PER_LOOK && wal_len(path) >= WAL_BYTES {
                 unchecked = 0;
                 replay.commit().map_err(|error| sqlite_error(place(path), &error))?;
                 guard.own();
                 checkpoint(db, path, state)?;
+                guard.replayed();
             }
             Ok(())
         });
