@@ -208,6 +208,9 @@ pub struct PruneArgs {
     /// Keep the newest of each of the last N months that have one
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep_monthly: u32,
+    /// Remove, too, what is kept because the database was not what its backup says: look at it first
+    #[arg(long)]
+    pub release_hold: bool,
     /// Show what would go and what stays, and stop
     #[arg(long)]
     pub dry_run: bool,

@@ -15,6 +15,9 @@ pub const LOG: &str = "log";
 /// Folder of the snapshots: one folder a generation.
 pub const SNAPSHOTS: &str = "snapshots";
 
+/// Folder of the holds.
+pub const HOLDS: &str = "holds";
+
 /// Folder of the parts of segments that are being written, where a place cannot append.
 pub const TAIL: &str = "tail";
 
@@ -30,6 +33,17 @@ pub fn claim(epoch: u32) -> String {
 /// The epoch that a name in [`EPOCHS`] claims.
 pub fn parse_claim(file: &str) -> Option<u32> {
     parse_hex(file, 8).and_then(|epoch| u32::try_from(epoch).ok())
+}
+
+/// Name of the hold at `seq` of a generation.
+pub fn hold(generation: u32, seq: u64) -> String {
+    format!("{HOLDS}/{generation:08x}-{seq:016x}")
+}
+
+/// Generation and seq of a file name in [`HOLDS`].
+pub fn parse_hold(file: &str) -> Option<(u32, u64)> {
+    let (generation, seq) = file.split_once('-')?;
+    Some((parse_claim(generation)?, parse_hex(seq, 16)?))
 }
 
 /// Folder of a generation's segments.

@@ -23,6 +23,7 @@
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
 //! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
 //! | [`retention`], [`prune`] | which points in time stay, and which segments they need; removing the others |
+//! | [`hold`] | what an alarm keeps |
 //! | [`tail`] | how much log there is behind the newest snapshot, and what that means for a restore |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
@@ -37,6 +38,7 @@ pub mod destination;
 pub mod error;
 pub mod fence;
 pub mod hex;
+pub mod hold;
 pub mod layout;
 pub mod log;
 pub mod marker;

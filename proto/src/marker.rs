@@ -1,4 +1,4 @@
-//! The marker: the one object of a store that is in the clear. It says that here is a store, and which.
+//! The marker: in the clear, as only holds are besides. It says that here is a store, and which.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,7 @@
 //! Removing what a retention policy does not keep.
 
 use crate::error::Result;
+use crate::hold::Hold;
 use crate::layout::SnapshotName;
 use crate::log::{self, LogEnd, SegmentEntry};
 use crate::record::TimeMs;
@@ -71,13 +72,15 @@ impl PrunePlan {
     /// `may_go_on` is asked before each; `progress` is told the objects removed.
     ///
     /// # Errors
-    /// What `may_go_on` returned; where the store cannot be written.
+    /// [`Error::Refused`](crate::error::Error::Refused) while there is a [`Hold`]; what `may_go_on` returned; where the
+    /// store cannot be written.
     pub fn run(
         &self,
         store: &dyn Store,
         may_go_on: &mut dyn FnMut() -> Result<()>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
+        Hold::refuse_removal(store)?;
         let snapshots = self.snapshots().into_iter().map(|name| name.to_string());
         let segments = self.segments.iter().map(|entry| entry.name.to_string());
         for (removed, name) in (1..).zip(snapshots.chain(segments)) {

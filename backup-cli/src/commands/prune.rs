@@ -2,13 +2,15 @@
 
 use lockstep_proto::config::LockFile;
 use lockstep_proto::error::Error;
+use lockstep_proto::hold::Hold;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::retention::Policy;
 use serde::Serialize;
 
 use super::now;
 use crate::args::PruneArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
 use crate::place::Place;
 
@@ -36,6 +38,9 @@ struct PointReport {
 pub fn run(args: &PruneArgs, output: &Output) -> Result<()> {
     let place = Place::open(&args.place)?;
     let policy = policy(args, &place)?;
+    if args.release_hold {
+        release_holds(&place, args.dry_run)?;
+    }
     let plan = PrunePlan::new(&*place.store, &place.keys, &policy, now())?;
     let points = plan.judgement.verdicts.iter().map(|verdict| PointReport {
         snapshot: verdict.point.name.to_string(),
@@ -60,6 +65,22 @@ pub fn run(args: &PruneArgs, output: &Output) -> Result<()> {
         done?;
     }
     output.result(&report, || text(&report));
+    Ok(())
+}
+
+/// A person has looked at what an alarm kept.
+fn release_holds(place: &Place, dry_run: bool) -> Result<()> {
+    let newest = LogEnd::read(&*place.store, &place.keys)?.position.generation;
+    let holds = Hold::list(&*place.store)?;
+    if holds.iter().any(|hold| hold.generation == newest) {
+        return Err(Failure::new(
+            "the newest history is still the one that the database has parted from",
+            "start lightningd first: a new generation then begins with a snapshot of the database.",
+        ));
+    }
+    if !dry_run {
+        holds.iter().try_for_each(|hold| hold.release(&*place.store))?;
+    }
     Ok(())
 }
 
