@@ -23,11 +23,14 @@
 use std::collections::BTreeMap;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, Statement, Transaction};
+use rusqlite::{Connection, ErrorCode, Row, Statement, Transaction};
 use sha2::{Digest, Sha256};
 
 /// What the digest begins with, so that it is never that of something else.
 const DOMAIN: &[u8] = b"cln-lockstep content v1\n";
+
+/// SQLite's steps after which [`digest_while`] asks; a row takes several.
+const STEPS_BETWEEN_LOOKS: i32 = 1_000;
 
 /// A database could not be read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,12 @@ pub struct ContentError {
     source: rusqlite::Error,
 }
 
+impl From<ContentError> for rusqlite::Error {
+    fn from(error: ContentError) -> Self {
+        error.source
+    }
+}
+
 impl ContentError {
     fn schema(source: rusqlite::Error) -> Self {
         Self { what: "the schema".to_owned(), source }
@@ -45,6 +54,10 @@ impl ContentError {
 
     fn table(name: &str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self { what: format!("table '{name}'"), source }
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.source.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
     }
 }
 
@@ -72,6 +85,24 @@ pub fn digest(connection: &Connection) -> Result<[u8; 32], ContentError> {
         digest_table(connection, &table, &mut hash).map_err(ContentError::table(&table.name))?;
     }
     Ok(hash.finalize().into())
+}
+
+/// As [`digest`], for as long as `go_on` says so; `None` where it does not. It is asked every few hundred rows.
+///
+/// Fails as [`digest`] does.
+pub fn digest_while(
+    connection: &mut Connection,
+    mut go_on: impl FnMut() -> bool + Send + 'static,
+) -> Result<Option<[u8; 32]>, ContentError> {
+    connection
+        .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || !go_on()))
+        .map_err(ContentError::schema)?;
+    let digest = digest(connection);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(ContentError::schema)?;
+    match digest {
+        Err(error) if error.is_interrupted() => Ok(None),
+        digest => digest.map(Some),
+    }
 }
 
 /// The first difference between two databases, in words that name table, row and

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 
 use crate::config::{self, ConfigError, Location};
+use crate::content;
 use crate::dir::LightningDir;
 use crate::secret::NODE_ID_LEN;
 
@@ -240,6 +241,26 @@ impl Wallet {
     /// done with it must not hold a lock while lightningd wants to commit.
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// A digest of the content ([`crate::content::digest_while`]) and the version that goes with it. `None` where
+    /// there is no version, or `go_on` says that it takes too long.
+    ///
+    /// Fails as [`Wallet::data_version`] does, and where the content cannot be read.
+    pub fn digest_while(
+        &mut self,
+        go_on: impl FnMut() -> bool + Send + 'static,
+    ) -> Result<Option<(u32, [u8; 32])>, WalletError> {
+        self.execute("BEGIN")?;
+        let version = self.data_version();
+        let digest = content::digest_while(&mut self.connection, go_on);
+        self.execute("ROLLBACK")?;
+        let digest = digest.map_err(|error| sqlite_error(&self.path, error.into()))?;
+        Ok(version?.zip(digest))
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), WalletError> {
+        self.connection.execute_batch(sql).map_err(|source| sqlite_error(&self.path, source))
     }
 
     /// lightningd's `data_version`: the number of transactions that wrote, modulo
