@@ -36,6 +36,10 @@ const TAIL_BYTES: u64 = 32 << 20;
 /// Expected seconds of its replay that do.
 const REPLAY_SECONDS: u64 = 60;
 
+/// Bytes of a database whose content is compared at lightningd's start, where nothing else is configured: half a
+/// second where it is in memory, a second from a slow disk.
+const COMPARE_MAX_BYTES: u64 = 128 << 20;
+
 /// A destination and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedDestination {
@@ -99,6 +103,9 @@ pub struct Compaction {
     /// this machine's disk. No limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shadow_max_bytes: Option<u64>,
+    /// Bytes of the node's database beyond which it is not read at the start, to be compared with the shadow later.
+    /// 128 MiB.
+    pub compare_max_bytes: u64,
 }
 
 impl Default for Compaction {
@@ -109,6 +116,7 @@ impl Default for Compaction {
             replay_seconds: REPLAY_SECONDS,
             shadow: None,
             shadow_max_bytes: None,
+            compare_max_bytes: COMPARE_MAX_BYTES,
         }
     }
 }

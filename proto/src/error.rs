@@ -129,6 +129,19 @@ pub enum Error {
         /// The version that the database has.
         database: DataVersion,
     },
+    /// A replayed log does not give what the node's database holds.
+    #[error(
+        "the database is not what its backup says it is: data_version {data_version}, seq {seq} of generation \
+         {generation}"
+    )]
+    Differs {
+        /// The history.
+        generation: u32,
+        /// The place in it.
+        seq: u64,
+        /// The version of both.
+        data_version: DataVersion,
+    },
     /// Something that must not be done; nothing was changed.
     #[error("{what}")]
     Refused {
@@ -175,9 +188,10 @@ impl Error {
                 Class::Fenced
             }
             Self::WrongKey { .. } | Self::UnknownKey { .. } => Class::WrongKey,
-            Self::OtherStore { .. } | Self::Damaged { .. } | Self::Database { .. } => {
-                Class::Damaged
-            }
+            Self::OtherStore { .. }
+            | Self::Damaged { .. }
+            | Self::Differs { .. }
+            | Self::Database { .. } => Class::Damaged,
             Self::FormatVersion { .. } | Self::UnknownKind { .. } | Self::Behind { .. } => {
                 Class::Version
             }
@@ -223,6 +237,11 @@ impl Error {
             }
             Self::Behind { .. } => "this database is older than its backup: starting it can cost \
                 all channel funds. Do not start it; run 'backup-cli restore' into a new directory."
+                .into(),
+            Self::Differs { .. } => "somebody changed it without this plugin, or a disk did. Nothing is removed \
+                from the backup any more, and no snapshot is made of it; stop lightningd and start it again: a new \
+                generation then begins with a snapshot of the database. What was before stays until \
+                'backup-cli prune --release-hold'."
                 .into(),
             Self::Refused { hint, .. } => hint.clone(),
             Self::Database { .. } | Self::Batch(_) | Self::Key(_) | Self::File { .. } => {

@@ -7,6 +7,7 @@ use crate::record::{Head, Record, TimeMs};
 use crate::seal::{KeyRing, Tail};
 use crate::session::Session;
 use crate::store::Store;
+use crate::version::DataVersion;
 
 /// lightningd commits right after the answer. A database written to this much later, in ms, was written to
 /// by somebody else.
@@ -59,6 +60,16 @@ impl LogEnd {
             host: self.host.clone(),
             head: self.head.data_version.unwrap_or_default(),
         })
+    }
+
+    /// Up to which seq the log, without batches that were never committed, gives a database at `version`; `None`
+    /// where it is neither at the head nor right before a batch in doubt.
+    pub fn seq_of(&self, version: DataVersion) -> Option<u64> {
+        match self.head.data_version?.ahead_of(version) {
+            0 => Some(self.position.seq),
+            1 if self.head.in_doubt => self.head.batch_seq?.checked_sub(1),
+            _ => None,
+        }
     }
 
     /// True where a database at the head's version that was last written to at `written` is what the log

@@ -227,6 +227,19 @@ impl<'c> Replay<'c> {
         Ok(())
     }
 
+    /// Executes a batch in a transaction that the caller has begun, and will take back.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn rehearse(&mut self, batch: &CommittedBatch) -> Result<()> {
+        self.guard.replayed();
+        for statement in &batch.statements {
+            let done = self.execute(statement, batch);
+            done.map_err(|error| sqlite_error(format!("batch seq {}", batch.at.seq), &error))?;
+        }
+        Ok(())
+    }
+
     /// Commits what was executed.
     ///
     /// # Errors

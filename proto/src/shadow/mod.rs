@@ -7,6 +7,7 @@
 //! snapshots do not show), and the pages that changed are on disk before SQLite moves them to the database
 //! file. At worst more pages are published than changed.
 
+mod proof;
 mod state;
 mod wal;
 
@@ -19,9 +20,11 @@ use roaring::RoaringBitmap;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
+pub use self::proof::{Digest, DigestOf, Expected, Proofs, Proven};
 use self::state::{State, StateHead};
 use crate::capture::version_of;
 use crate::error::{Error, Result};
+use crate::hold::Hold;
 use crate::layout::SnapshotName;
 use crate::log::{self, After, LogReader, Mark};
 use crate::record::Base;
@@ -61,6 +64,9 @@ pub struct Shadow<'s> {
     _lock: File,
 }
 
+/// After which seq to stop, and what to do there.
+type Stop<'a> = (u64, &'a mut dyn FnMut(&Connection) -> Result<()>);
+
 /// What [`Shadow::catch_up`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CaughtUp {
@@ -93,8 +99,8 @@ impl<'s> Shadow<'s> {
     /// Opens the shadow in `folder` of the log that `store` holds, or makes it from the newest snapshots.
     ///
     /// # Errors
-    /// [`Error::Refused`] where another process uses the folder, or it holds something else. Where the log or its
-    /// snapshots cannot be read, or the folder not be written.
+    /// [`Error::Refused`] where another process uses the folder, or it holds something else, or there is a [`Hold`] on
+    /// that history. Where the log or its snapshots cannot be read, or the folder not be written.
     pub fn open(store: &'s dyn Store, keys: &'s KeyRing, folder: &Path) -> Result<Self> {
         DirBuilder::new()
             .recursive(true)
@@ -103,6 +109,7 @@ impl<'s> Shadow<'s> {
             .map_err(Error::file("make", folder))?;
         let lock = lock(folder)?;
         let plan = Plan::newest(store, keys)?;
+        Hold::refuse_snapshot(store, plan.generation)?;
         let path = folder.join(DATABASE);
         let state = State::read(&folder.join(STATE)).filter(|state| {
             (state.head.store_id, state.head.generation) == (keys.store(), plan.generation)
@@ -138,11 +145,26 @@ impl<'s> Shadow<'s> {
     /// # Errors
     /// Where the log cannot be read, or is not the one that the shadow was made from.
     pub fn catch_up(&mut self, progress: &mut dyn FnMut(u64)) -> Result<CaughtUp> {
+        self.replay(None, progress)
+    }
+
+    /// As [`catch_up`](Self::catch_up), and stops once: before the first batch behind that seq.
+    fn replay(
+        &mut self,
+        mut stop: Option<Stop<'_>>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<CaughtUp> {
         let Self { store, keys, path, db, guard, state, after, newest, .. } = self;
         let segments = log::segments(*store, state.head.generation)?;
         let mut replay = Replay::marked(db, guard);
         let mut unchecked = 0;
         let mut committed = Committed::going_on(after.seq, |batch: CommittedBatch| {
+            if let Some((_, look)) = stop.take_if(|(seq, _)| batch.at.seq > *seq) {
+                replay.commit().map_err(|error| sqlite_error(place(path), &error))?;
+                guard.own();
+                look(db)?;
+                guard.replayed();
+            }
             if batch.at.seq > after.seq {
                 replay.apply(&batch)?;
                 state.head.time = batch.time;
@@ -192,6 +214,8 @@ impl<'s> Shadow<'s> {
         {
             return Ok(None);
         }
+        // Another process may have compared it meanwhile.
+        Hold::refuse_snapshot(self.store, self.state.head.generation)?;
         let data_version = version_of(&self.db).map_err(failed)?;
         let page_count = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
         let page_count = self.db.pragma_query_value(None, "page_count", page_count);
@@ -281,7 +305,7 @@ pub fn database_in(folder: &Path) -> PathBuf {
 
 /// True where `error` may come of a shadow that is not in order: made anew, it may be right.
 pub fn may_be_wrong(error: &Error) -> bool {
-    matches!(error, Error::Database { .. } | Error::Damaged { .. })
+    matches!(error, Error::Database { .. } | Error::Damaged { .. } | Error::Differs { .. })
 }
 
 type Opened = (Connection, Guard, State, After);
