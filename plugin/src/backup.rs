@@ -13,19 +13,21 @@ use lockstep_proto::config::{
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
+use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{StartReason, TimeMs};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::session::{Direction, Session};
+use lockstep_proto::shadow::Proofs;
 use lockstep_proto::slots;
 use lockstep_proto::store::{Store, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
-use crate::compactor::{Compactor, Setup};
+use crate::compactor::{AtStart, Before, Compactor, Setup};
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
@@ -136,12 +138,27 @@ impl Backup {
             output,
             directory,
         };
-        backup.compare(&end)?;
+        let holds = Hold::list(&*backup.store)?;
+        backup.compare(&end, &holds)?;
         backup.publish_status(&end)?;
-        if let Some((settings, _)) = &backup.compaction {
-            backup.compactor.offer(settings.clone());
-        }
+        backup.offer_compaction(&end, holds);
         Ok(backup)
+    }
+
+    /// From here on compactions can be asked for. What the database holds is read now, while nobody has it open.
+    fn offer_compaction(&self, end: &LogEnd, holds: Vec<Hold>) {
+        let Some((settings, _)) = &self.compaction else { return };
+        let at_start = match self.gap {
+            true => Ok(AtStart::default()),
+            false => AtStart::read(&self.directory, &self.wallet, end, settings),
+        };
+        let at_start = at_start.unwrap_or_else(|error| {
+            let line = format!("the database is not compared with its backup: {error}");
+            self.output.log(Level::Unusual, &line);
+            AtStart::default()
+        });
+        let proofs = Proofs::read(&settings.shadow_in(&self.directory), self.store_id);
+        self.compactor.offer(settings.clone(), at_start, Before { proofs, holds });
     }
 
     /// How long a destination may fail to answer.
@@ -155,7 +172,7 @@ impl Backup {
     }
 
     /// Direction decides: ahead is copied, behind is refused, and nothing starts empty over a history.
-    fn compare(&mut self, end: &LogEnd) -> Result<()> {
+    fn compare(&mut self, end: &LogEnd, holds: &[Hold]) -> Result<()> {
         let head = end.head;
         let written = wallet::last_written(&self.wallet).map(time_ms);
         let found = wallet::data_version(&self.wallet, Access::Exclusive).map_err(|error| {
@@ -178,6 +195,15 @@ impl Backup {
             };
         };
         match Session::new(head).compare(database) {
+            Direction::Equal
+                if holds.iter().any(|hold| hold.generation == end.position.generation) =>
+            {
+                self.output.log(
+                    Level::Unusual,
+                    "the database was not what its backup says; taking a snapshot of it as it is now",
+                );
+                self.copy_ahead()
+            }
             Direction::Equal => {
                 let at_head = head.data_version == Some(database);
                 if at_head && written.is_some_and(|written| !end.explains(written)) {

@@ -103,7 +103,8 @@ impl SharedStatus {
 
     /// A copy of it, with what is known of compaction.
     pub fn answer(&self) -> Status {
-        let status = self.lock().clone();
+        let mut status = self.lock().clone();
+        status.warnings.extend(self.0.compactor.warnings());
         Status { compaction: self.0.compactor.status(), ..status }
     }
 

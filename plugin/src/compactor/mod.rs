@@ -11,6 +11,8 @@
 
 mod pace;
 mod policy;
+mod proof;
+mod status;
 mod work;
 
 use std::path::PathBuf;
@@ -20,16 +22,19 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::config::{Compaction, NamedDestination};
 use lockstep_proto::error::Error;
-use lockstep_proto::record::TimeMs;
+use lockstep_proto::hold::Hold;
 use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::shadow;
+use lockstep_proto::shadow::{self, Proofs};
 use lockstep_proto::tail::Tail;
 use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
 use self::policy::{Rates, is_due, pause};
-use self::work::{Done, Outcome};
+pub use self::proof::{AtStart, Comparison};
+pub use self::status::CompactionStatus;
+use self::status::{LastError, LastRun};
+use self::work::Done;
 use crate::backup::{explain, now};
 use crate::wire::{Level, Output};
 
@@ -84,6 +89,14 @@ pub struct Setup {
     pub retention: Policy,
 }
 
+/// What earlier processes found out.
+pub struct Before {
+    /// About the shadow.
+    pub proofs: Proofs,
+    /// About the database.
+    pub holds: Vec<Hold>,
+}
+
 /// What the threads and the RPC methods share. The hook never looks at it.
 #[derive(Default)]
 struct Known {
@@ -97,7 +110,14 @@ struct Known {
     /// … and the hook's count of bytes then.
     tail_at: u64,
     rates: Rates,
-    proven: Option<Proven>,
+    /// What the database held at this start.
+    at_start: AtStart,
+    /// The shadow held something else there, and was not made anew since.
+    suspected: bool,
+    /// What was last proved, also by an earlier process.
+    proofs: Proofs,
+    /// What the store is kept whole for.
+    holds: Vec<Hold>,
     last: Option<LastRun>,
     error: Option<LastError>,
 }
@@ -123,76 +143,6 @@ pub enum Phase {
     Publish,
     /// Removes what retention does not keep.
     Prune,
-}
-
-/// What `backup-status` shows of compaction. Fields only ever get more.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct CompactionStatus {
-    /// False where only `backup-compact` starts one.
-    enabled: bool,
-    /// The newest snapshot.
-    snapshot: Option<SnapshotStatus>,
-    /// Bytes of log behind it.
-    tail_bytes: Option<u64>,
-    /// Records behind it: batches, and the few that begin and end segments.
-    tail_records: Option<u64>,
-    /// Seconds that a restore would take: the database at 100 MB/s, the tail at the rate of the last replay or else
-    /// 1 MiB/s, the check at the rate of the last or else 100 MB/s.
-    restore_seconds: Option<u64>,
-    /// The one that runs.
-    running: Option<RunningStatus>,
-    /// The last one that ended well.
-    last: Option<LastRun>,
-    /// The last time that SQLite found every page of the shadow in order.
-    proven: Option<Proven>,
-    /// The last error, until a compaction ends well.
-    error: Option<LastError>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct SnapshotStatus {
-    seq: u64,
-    data_version: Option<u32>,
-    /// Seconds since the newest batch in it was appended.
-    age_seconds: u64,
-    /// Objects that a restore reads for it.
-    objects: usize,
-    /// Bytes of the database in it.
-    database_bytes: u64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct RunningStatus {
-    id: u64,
-    phase: Phase,
-    done: u64,
-    /// 0 where the phase does not count.
-    all: u64,
-    seconds: u64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct LastRun {
-    id: u64,
-    /// When it ended.
-    time: TimeMs,
-    seconds: f64,
-    result: Outcome,
-}
-
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Proven {
-    /// The newest batch of what was proved.
-    seq: u64,
-    time: TimeMs,
-}
-
-#[derive(Debug, Clone, Serialize)]
-struct LastError {
-    /// 0 where it came up without a compaction.
-    id: u64,
-    time: TimeMs,
-    message: String,
 }
 
 /// What `backup-compact` answers.
@@ -226,8 +176,16 @@ impl Compactor {
     }
 
     /// The backup is open, with these settings: compactions can be asked for.
-    pub fn offer(&self, settings: Compaction) {
-        self.0.lock().settings = Some(settings);
+    pub fn offer(&self, settings: Compaction, at_start: AtStart, known_before: Before) {
+        let mut known = self.0.lock();
+        known.settings = Some(settings);
+        known.at_start = at_start;
+        (known.proofs, known.holds) = (known_before.proofs, known_before.holds);
+    }
+
+    /// What should be looked at.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.lock().holds.iter().map(Hold::warning).collect()
     }
 
     /// Asks for a compaction; `None` where the backup is not open.
@@ -241,40 +199,6 @@ impl Compactor {
         known.asked = Some(id);
         self.0.wake.notify_all();
         Some(Request { id, state: "started" })
-    }
-
-    /// What is known, without looking at the store; `None` where the backup is not open.
-    pub fn status(&self) -> Option<CompactionStatus> {
-        let known = self.0.lock();
-        let settings = known.settings.as_ref()?;
-        let tail = known.tail_now(&self.0.signal);
-        let progress = &self.0.progress;
-        Some(CompactionStatus {
-            enabled: settings.enabled,
-            snapshot: tail.as_ref().and_then(|tail| {
-                let newest = tail.snapshot.as_ref()?;
-                Some(SnapshotStatus {
-                    seq: newest.seq,
-                    data_version: newest.data_version.map(|version| version.0),
-                    age_seconds: now().saturating_sub(newest.time) / 1000,
-                    objects: newest.objects,
-                    database_bytes: newest.database_bytes,
-                })
-            }),
-            tail_bytes: tail.as_ref().map(|tail| tail.bytes),
-            tail_records: tail.as_ref().map(|tail| tail.records),
-            restore_seconds: tail.map(|tail| known.rates.restore_seconds(&tail).ceil() as u64),
-            running: known.running.map(|running| RunningStatus {
-                id: running.id,
-                phase: running.phase,
-                done: progress.done.load(Ordering::Relaxed),
-                all: progress.all.load(Ordering::Relaxed),
-                seconds: running.since.elapsed().as_secs(),
-            }),
-            last: known.last.clone(),
-            proven: known.proven,
-            error: known.error.clone(),
-        })
     }
 }
 
@@ -333,6 +257,10 @@ impl Shared {
                     output.log(Level::Info, &format!("compaction {id}: {}", done.outcome));
                     self.finished(id, done, took);
                 }
+                Err(error @ Error::Differs { .. }) => {
+                    failures += 1;
+                    self.alarm(setup, output, id, &error);
+                }
                 Err(error) => {
                     failures += 1;
                     let message = explain(&error);
@@ -349,6 +277,32 @@ impl Shared {
         }
     }
 
+    /// The database is not what was replayed: says so, and keeps everything until somebody has looked.
+    fn alarm(self: &Arc<Self>, setup: &Arc<Setup>, output: &Output, id: u64, error: &Error) {
+        let message = explain(error);
+        output.log(Level::Broken, &message);
+        let Error::Differs { generation, seq, .. } = *error else { return };
+        let hold = Hold { generation, seq, time: now() };
+        let placed = self
+            .at_lowest_priority(setup, move |_, setup| hold.place(&*setup.destination.url.open()?));
+        match placed {
+            Ok(()) => {
+                let mut known = self.lock();
+                known.holds.retain(|other| (other.generation, other.seq) != (generation, seq));
+                known.holds.push(hold);
+                known.at_start = AtStart { comparison: Comparison::Differs, expected: None };
+            }
+            Err(error) => {
+                let line = format!(
+                    "what an alarm keeps could not be marked in the backup, do not run 'backup-cli prune': {}",
+                    explain(&error)
+                );
+                output.log(Level::Broken, &line);
+            }
+        }
+        self.failed(id, message);
+    }
+
     /// Waits for a reason to do something.
     fn wait(&self, setup: &Setup, not_before: Instant) -> Due {
         let began = Instant::now();
@@ -358,7 +312,10 @@ impl Shared {
                 return Due::Compaction(known.begin(id));
             }
             let Some(tail) = known.tail_now(&self.signal) else { return Due::Look };
-            if Instant::now() >= not_before && is_due(&setup.settings, &known.rates, tail.bytes) {
+            if known.at_start.comparison != Comparison::Differs
+                && Instant::now() >= not_before
+                && is_due(&setup.settings, &known.rates, tail.bytes)
+            {
                 let id = known.next_id();
                 return Due::Compaction(known.begin(id));
             }
@@ -375,12 +332,12 @@ impl Shared {
         let at = self.signal.bytes.load(Ordering::Relaxed);
         let looked = self.at_lowest_priority(setup, |_, setup| {
             let store = setup.destination.url.open()?;
-            Tail::read(&*store, &setup.keys)
+            Ok((Tail::read(&*store, &setup.keys)?, Hold::list(&*store)?))
         });
         let mut known = self.lock();
         known.tail_at = at;
         match looked {
-            Ok(tail) => known.tail = Some(tail),
+            Ok((tail, holds)) => (known.tail, known.holds) = (Some(tail), holds),
             Err(error) => {
                 // Nothing is known of what was there before; the hook's own count goes on.
                 known.tail.get_or_insert_default();
@@ -427,7 +384,7 @@ impl Shared {
         known.error = None;
         known.last =
             Some(LastRun { id, time: now(), seconds: took.as_secs_f64(), result: done.outcome });
-        known.proven = Some(Proven { seq: done.proven_seq, time: done.proven_time });
+        known.proofs.checked = Some(done.checked);
         known.rates.checked(done.database_bytes, done.checked_in);
         known.rates.replayed(done.replayed_bytes, done.replayed_in);
         (known.tail, known.tail_at) = (Some(done.tail), done.tail_at);

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence;
+use lockstep_proto::hold::Hold;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
-use lockstep_proto::record::TimeMs;
-use lockstep_proto::shadow::{self, Shadow};
+use lockstep_proto::shadow::{self, Proofs, Proven, Published, Shadow};
 use lockstep_proto::store::Store;
 use lockstep_proto::tail::Tail;
 use serde::Serialize;
 
 use super::pace::{Pace, Paced};
-use super::{Phase, Setup, Shared};
+use super::{Phase, Setup, Shared, proof};
 use crate::backup::now;
 
 /// What is left free on the shadow's disk, for the node itself.
@@ -31,10 +31,8 @@ pub struct Done {
     pub tail: Tail,
     /// … and the hook's count of bytes then.
     pub tail_at: u64,
-    /// The newest batch in the shadow when it was proved.
-    pub proven_seq: u64,
-    /// When.
-    pub proven_time: TimeMs,
+    /// Where SQLite found the shadow in order.
+    pub checked: Proven,
     /// How long that took.
     pub checked_in: Duration,
     /// Bytes of the database.
@@ -101,7 +99,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     shared.enter(Phase::Replay, tail.head_seq.saturating_sub(began_at));
     let began = Instant::now();
     pace.rested();
-    shadow.catch_up(&mut |batches| {
+    proof::catch_up(shared, &mut shadow, &mut |batches| {
         shared.progress.done.store(batches, Ordering::Relaxed);
         pace.rest();
     })?;
@@ -109,13 +107,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let replayed = shadow.seq() - began_at;
     let replayed_bytes = tail.bytes / tail.records.max(1) * replayed;
 
-    shared.enter(Phase::Prove, 0);
-    let began = Instant::now();
-    pace.rested();
-    shadow.prove()?;
-    let checked_in = began.elapsed().saturating_sub(pace.rested());
-    let (proven_seq, proven_time) = (shadow.seq(), now());
-
+    let (checked, checked_in) = prove(shared, setup, &shadow, &pace)?;
     // Whoever has taken over compacts, too.
     not_fenced(shared, setup, &store)?;
     shared.enter(Phase::Publish, 0);
@@ -133,7 +125,21 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let tail = Tail::read(&store, keys)?;
     let newest = tail.snapshot.as_ref();
     let database_bytes = newest.map_or(0, |newest| newest.database_bytes);
-    let outcome = match published {
+    let outcome = outcome(published, database_bytes, removed);
+    Ok(Done {
+        outcome,
+        tail,
+        tail_at,
+        checked,
+        checked_in,
+        database_bytes,
+        replayed_bytes,
+        replayed_in,
+    })
+}
+
+fn outcome(published: Option<Published>, database_bytes: u64, removed: usize) -> Outcome {
+    match published {
         Some(published) => Outcome::Published {
             seq: published.position.seq,
             stored_bytes: published.stored_bytes,
@@ -142,22 +148,34 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
             removed,
         },
         None => Outcome::NothingNew,
-    };
-    Ok(Done {
-        outcome,
-        tail,
-        tail_at,
-        proven_seq,
-        proven_time,
-        checked_in,
-        database_bytes,
-        replayed_bytes,
-        replayed_in,
-    })
+    }
+}
+
+/// Has SQLite check the shadow, makes a digest of it, and keeps what is proved; with how long that took.
+fn prove(
+    shared: &Shared,
+    setup: &Setup,
+    shadow: &Shadow<'_>,
+    pace: &Pace,
+) -> Result<(Proven, Duration)> {
+    shared.enter(Phase::Prove, 0);
+    let began = Instant::now();
+    pace.rested();
+    let checked = shadow.prove_with(&proof::digest_of, now())?;
+    let checked_in = began.elapsed().saturating_sub(pace.rested());
+    let compared = shared.lock().proofs.compared;
+    Proofs { checked: Some(checked), compared }.write(&setup.folder, setup.keys.store())?;
+    Ok((checked, checked_in))
 }
 
 /// Removes what the retention policy does not keep, now that a newer snapshot is there.
 fn prune(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
+    let holds = Hold::list(store)?;
+    let held = !holds.is_empty();
+    shared.lock().holds = holds;
+    if held {
+        return Ok(0);
+    }
     let plan = PrunePlan::new(store, &setup.keys, &setup.retention, now())?;
     shared.enter(Phase::Prune, 0);
     let mut removed = 0;
