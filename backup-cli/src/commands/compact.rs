@@ -1,19 +1,27 @@
 //! `compact`: a snapshot of what the log came to.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use lockstep_node::wallet::Wallet;
+use lockstep_node::{Access, LightningDir, content};
 use lockstep_proto::config::{LockFile, SHADOW_FOLDER};
 use lockstep_proto::error::Error;
-use lockstep_proto::seal::KeyRing;
-use lockstep_proto::shadow::{self, Published, Shadow};
-use lockstep_proto::store::Store;
+use lockstep_proto::hold::Hold;
+use lockstep_proto::log::LogEnd;
+use lockstep_proto::shadow::{self, Digest, Expected, Proofs, Published, Shadow};
+use lockstep_proto::version::DataVersion;
+use rusqlite::Connection;
 use serde::Serialize;
 
+use super::now;
 use crate::args::CompactArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
 use crate::place::Place;
+
+/// How often it is looked whether a node has started.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Report {
@@ -28,7 +36,18 @@ struct Report {
     stored_bytes: u64,
     /// Snapshots that a restore reads.
     links: usize,
+    /// Whether the database holds the same: true, or `null` where there is none, or lightningd runs; false where they
+    /// are at places that cannot be compared.
+    compared: Option<bool>,
     seconds: f64,
+}
+
+/// What came of it.
+struct Done {
+    batches: u64,
+    seq: u64,
+    published: Option<Published>,
+    compared: Option<bool>,
 }
 
 /// Compacts.
@@ -49,47 +68,91 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
             temporary.path().join(SHADOW_FOLDER)
         }
     };
-    let (store, keys) = (&*place.store, &place.keys);
-    store.tidy().map_err(Error::from)?;
-    let done = match compact(store, keys, &folder, output) {
+    place.store.tidy().map_err(Error::from)?;
+    let expected = expected(&place, output)?;
+    let compact = || compact(&place, &folder, expected.as_ref(), output);
+    let done = match compact() {
         Err(error) if shadow::may_be_wrong(&error) => {
-            shadow::remove(&folder).and_then(|()| compact(store, keys, &folder, output))
+            shadow::remove(&folder).and_then(|()| compact())
         }
         done => done,
     };
-    let (batches, seq, published) = done.map_err(|error| Failure::from(error).doing("compact"))?;
-    let report = report(&place, batches, seq, published, began);
+    if let Err(Error::Differs { generation, seq, .. }) = done {
+        Hold { generation, seq, time: now() }.place(&*place.store)?;
+    }
+    let done = done.map_err(|error| Failure::from(error).doing("compact"))?;
+    let report = report(&place, done, began);
     output.result(&report, || text(&report));
     Ok(())
 }
 
-fn compact(
-    store: &dyn Store,
-    keys: &KeyRing,
-    folder: &Path,
-    output: &Output,
-) -> std::result::Result<(u64, u64, Option<Published>), Error> {
-    let bar = output.counter("reading the newest snapshots");
-    let replayed = Shadow::open(store, keys, folder).and_then(|mut shadow| {
-        bar.set_message("batches replayed:");
-        let replayed = shadow.catch_up(&mut |batches| bar.set_position(batches))?;
-        bar.set_message("bytes written:");
-        let published = shadow.publish(&mut |bytes, _| bar.set_position(bytes))?;
-        bar.set_message("checking; bytes written:");
-        shadow.prove()?;
-        Ok((replayed.batches, shadow.seq(), published))
+/// What the database of a stopped node holds; `None` where there is none, or a node starts meanwhile.
+fn expected(place: &Place, output: &Output) -> Result<Option<Expected>> {
+    let Some(node) = &place.node else { return Ok(None) };
+    if node.running()?.is_some() {
+        return Ok(None);
+    }
+    let end = LogEnd::read(&*place.store, &place.keys)?;
+    let lock = LockFile::read(node.path())?;
+    let wallet = lock.and_then(|lock| lock.wallet).unwrap_or_else(|| node.wallet().to_owned());
+    let Some(mut wallet) = Wallet::open(&wallet, Access::Exclusive)? else { return Ok(None) };
+    let bar = output.counter("reading the database");
+    let (own, mut looked) = (LightningDir::new(node.path()), Instant::now());
+    // A node that starts must not wait for this.
+    let read = wallet.digest_while(move || {
+        if looked.elapsed() < LOOK_AGAIN {
+            return true;
+        }
+        looked = Instant::now();
+        matches!(own.running(), Ok(None))
     });
     bar.finish_and_clear();
-    replayed
+    let generation = end.position.generation;
+    Ok(read?.and_then(|(version, digest)| {
+        let (data_version, digest) = (DataVersion(version), Digest(digest));
+        end.seq_of(data_version).map(|seq| Expected { generation, seq, data_version, digest })
+    }))
 }
 
-fn report(
+fn digest_of(db: &Connection) -> std::result::Result<Digest, Error> {
+    content::digest(db)
+        .map(Digest)
+        .map_err(|error| Error::Database { place: "the shadow".into(), what: error.to_string() })
+}
+
+/// Replays, compares, proves, publishes: what is published is the next restore's.
+fn compact(
     place: &Place,
-    batches: u64,
-    seq: u64,
-    published: Option<Published>,
-    began: Instant,
-) -> Report {
+    folder: &Path,
+    expected: Option<&Expected>,
+    output: &Output,
+) -> std::result::Result<Done, Error> {
+    let bar = output.counter("reading the newest snapshots");
+    let (store, keys) = (&*place.store, &place.keys);
+    let done = Shadow::open(store, keys, folder).and_then(|mut shadow| {
+        bar.set_message("batches replayed:");
+        let replayed = shadow.catch_up(&mut |batches| bar.set_position(batches))?;
+        bar.set_message("checking");
+        let mut proofs = Proofs::read(folder, keys.store());
+        let compared = match expected {
+            None => None,
+            Some(expected) => Some(shadow.compare_at_end(expected, &digest_of)?),
+        };
+        if let (Some(expected), Some(true)) = (expected, compared) {
+            proofs.compared = Some(expected.proven(now()));
+        }
+        proofs.checked = Some(shadow.prove_with(&digest_of, now())?);
+        proofs.write(folder, keys.store())?;
+        bar.set_message("bytes written:");
+        let published = shadow.publish(&mut |bytes, _| bar.set_position(bytes))?;
+        Ok(Done { batches: replayed.batches, seq: shadow.seq(), published, compared })
+    });
+    bar.finish_and_clear();
+    done
+}
+
+fn report(place: &Place, done: Done, began: Instant) -> Report {
+    let Done { batches, seq, published, compared } = done;
     let version = published.as_ref().and_then(|published| published.data_version);
     Report {
         destination: place.name.clone(),
@@ -101,17 +164,25 @@ fn report(
         links: published.as_ref().map_or(0, |published| published.links),
         stored_bytes: published.as_ref().map_or(0, |published| published.stored_bytes),
         snapshot: published.map(|published| published.base.name),
+        compared,
         seconds: began.elapsed().as_secs_f64(),
     }
 }
 
 fn text(report: &Report) -> String {
+    let equal = match report.compared {
+        Some(true) => "; the database holds the same",
+        _ => "",
+    };
     let Some(snapshot) = &report.snapshot else {
-        return format!("nothing new to compact in '{}': seq {}", report.destination, report.seq);
+        return format!(
+            "nothing new to compact in '{}': seq {}; SQLite's checks pass{equal}",
+            report.destination, report.seq
+        );
     };
     format!(
         "compacted '{}' up to seq {} in {:.1} s\n  {} batches replayed\n  {} of {} pages in {snapshot}, {}\n  \
-         a restore reads {} snapshots, and the log from there; SQLite's checks pass",
+         a restore reads {} snapshots, and the log from there; SQLite's checks pass{equal}",
         report.destination,
         report.seq,
         report.seconds,

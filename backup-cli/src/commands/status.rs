@@ -1,9 +1,12 @@
 //! `status`: how the backup is, against the database where there is one.
 
 use lockstep_node::{Access, wallet};
+use lockstep_proto::config::LockFile;
 use lockstep_proto::destination::Destination;
+use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::seal::StoreId;
+use lockstep_proto::shadow::{Digest, Proofs, Proven};
 use lockstep_proto::slots;
 use lockstep_proto::store::Fencing;
 use lockstep_proto::tail::{NewestSnapshot, Tail};
@@ -23,6 +26,8 @@ struct Report {
     /// lightningd's version of the database, where there is one.
     database: Option<u32>,
     running: bool,
+    /// Whether the plugin compares the database at each start; not where it is larger than `compare_max_bytes`.
+    compared_at_start: Option<bool>,
     slots: Vec<String>,
     warnings: Vec<String>,
 }
@@ -45,6 +50,33 @@ struct DestinationReport {
     tail_bytes: Option<u64>,
     /// … and their records: batches, and the few that begin and end segments.
     tail_records: Option<u64>,
+    /// Up to where SQLite last found every page of the node's shadow in order; `null` where that is not known.
+    proven: Option<ProvenReport>,
+    /// Where the shadow last held what the node's database held.
+    compared: Option<ProvenReport>,
+}
+
+#[derive(Serialize)]
+struct ProvenReport {
+    generation: u32,
+    seq: u64,
+    data_version: Option<u32>,
+    digest: Digest,
+    time: u64,
+    age_seconds: u64,
+}
+
+impl From<Proven> for ProvenReport {
+    fn from(proven: Proven) -> Self {
+        Self {
+            generation: proven.generation,
+            seq: proven.seq,
+            data_version: proven.data_version.map(|version| version.0),
+            digest: proven.digest,
+            time: proven.time,
+            age_seconds: now().saturating_sub(proven.time) / 1000,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -90,6 +122,8 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
             None
         }
     };
+    warnings.extend(Hold::list(&*place.store)?.iter().map(Hold::warning));
+    let (proofs, too_large) = proofs(&place)?;
     let head = end.head.data_version;
     let ahead = database.map(|version| DataVersion(version).ahead_of(head.unwrap_or_default()));
     let state = match ahead {
@@ -122,7 +156,10 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
             tail_bytes: tail.as_ref().map(|tail| tail.bytes),
             tail_records: tail.as_ref().map(|tail| tail.records),
             snapshot: tail.and_then(|tail| tail.snapshot).map(SnapshotReport::from),
+            proven: proofs.checked.map(ProvenReport::from),
+            compared: proofs.compared.map(ProvenReport::from),
         }],
+        compared_at_start: place.node.is_some().then_some(!too_large),
         database,
         running,
         slots: slots::list(&*place.store)?.into_iter().map(|slot| slot.name).collect(),
@@ -130,6 +167,22 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
     };
     output.result(&report, || text(&report));
     Ok(())
+}
+
+/// What was last proved of the node's shadow, and whether its database is too large to be compared at each start.
+fn proofs(place: &Place) -> Result<(Proofs, bool)> {
+    let Some(node) = &place.node else { return Ok((Proofs::default(), false)) };
+    let Some(lock) = LockFile::read(node.path())? else { return Ok((Proofs::default(), false)) };
+    let (wallet, settings) = (lock.wallet, lock.compaction);
+    let len = wallet.as_deref().unwrap_or(node.wallet()).metadata().map_or(0, |found| found.len());
+    let folder = settings.shadow_in(node.path());
+    Ok((Proofs::read(&folder, place.keys.store()), len > settings.compare_max_bytes))
+}
+
+/// Where and when, for one line.
+fn place_and_time(proven: &ProvenReport) -> String {
+    let version = proven.data_version.map_or("none".into(), |version| version.to_string());
+    format!("seq {}, data_version {version} ({})", proven.seq, utc(proven.time))
 }
 
 fn text(report: &Report) -> String {
@@ -162,6 +215,22 @@ fn text(report: &Report) -> String {
             ),
             None => format!("no snapshot; the log is {} in {records} records\n", bytes(tail)),
         };
+    }
+    for d in &report.destinations {
+        if let Some(proven) = &d.proven {
+            text += &format!("last proved: {}\n", place_and_time(proven));
+        }
+        match &d.compared {
+            Some(compared) => {
+                text += &format!("last equal to the database: {}\n", place_and_time(compared));
+            }
+            None if report.database.is_some() => text += "never compared with the database\n",
+            None => {}
+        }
+    }
+    if report.compared_at_start == Some(false) {
+        text += "the database is larger than 'compare_max_bytes': it is compared by 'backup-cli compact' while \
+                 lightningd is stopped\n";
     }
     if let Some(version) = report.database {
         let running = if report.running { ", lightningd is running" } else { "" };
