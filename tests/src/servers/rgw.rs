@@ -101,7 +101,9 @@ impl Ceph {
     fn run(&self, program: &Path, arguments: &[&str], more: &[&str]) -> String {
         let mut failed = 0;
         loop {
-            let mut command = self.command(program);
+            // One that finds no monitor waits for ever.
+            let mut command = Command::new("timeout");
+            command.arg("10").arg(program).arg("-c").arg(&self.config);
             match output(command.args(arguments).args(more)) {
                 Ok(text) => return text,
                 Err(error) if failed == 5 => panic!("{error}"),

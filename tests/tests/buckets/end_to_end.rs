@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use lockstep_proto::store::{BucketStore, Options, Store};
 use lockstep_tests::backed::Backed;
-use lockstep_tests::servers::{Server, azurite, moto, rgw};
+use lockstep_tests::servers::{azurite, moto, nginx, rgw};
 use lockstep_tests::workload::Workload;
 
 /// Two sessions, the second after a kill; after each the restored database is the node's.
-fn a_node_and_its_restores(server: &Server) {
-    let backed = Backed::on(server, "node");
+fn a_node_and_its_restores(backed: &Backed) {
     backed.init().run().expect_success();
     let mut workload = Workload::seeded(1);
     let mut node = backed.running(&mut workload);
@@ -20,7 +19,7 @@ fn a_node_and_its_restores(server: &Server) {
     backed.check(&node);
     // A copy of the bucket on a disk is as good, with the newest segment in parts.
     let dest = backed.new_dest();
-    backed.restore_of(&format!("file://{}", copy(&backed).display()), &dest).run().expect_success();
+    backed.restore_of(&format!("file://{}", copy(backed).display()), &dest).run().expect_success();
     node.check_restored(&dest).unwrap();
     node.start().unwrap();
     Backed::write(&mut node, &mut workload, 40);
@@ -52,17 +51,24 @@ fn copy(backed: &Backed) -> PathBuf {
 #[test]
 fn on_moto() {
     let Some(server) = moto::shared() else { return };
-    a_node_and_its_restores(server);
+    a_node_and_its_restores(&Backed::on(server, "node"));
 }
 
 #[test]
 fn on_ceph() {
     let Some(server) = rgw::shared() else { return };
-    a_node_and_its_restores(server);
+    a_node_and_its_restores(&Backed::on(server, "node"));
 }
 
 #[test]
 fn on_azurite() {
     let Some(server) = azurite::shared() else { return };
-    a_node_and_its_restores(server);
+    a_node_and_its_restores(&Backed::on(server, "node"));
+}
+
+#[test]
+fn on_webdav() {
+    let Some(server) = nginx::start() else { return };
+    let url = format!("{}?allow_http=true", server.prefix("node"));
+    a_node_and_its_restores(&Backed::at(url, server.env.clone()));
 }
