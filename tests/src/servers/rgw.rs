@@ -136,6 +136,7 @@ osd data = {directory}/osd
 run dir = {directory}/run
 log file = {directory}/$name.ceph.log
 admin socket = {directory}/run/$name.asok
+mon data avail crit = 0
 auth cluster required = none
 auth service required = none
 auth client required = none
