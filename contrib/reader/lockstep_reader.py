@@ -115,7 +115,7 @@ def key_ring(path, store_id, options):
     return {sha256(b"lockstep key id" + key)[:4]: key for key in keys}
 
 # ---- §3, §6: sealed objects
-Store = collections.namedtuple("Store", "path id keys")
+Store = collections.namedtuple("Store", "path id keys parts")
 Name = collections.namedtuple("Name", "text kind generation epoch seq index")
 Record = collections.namedtuple("Record", "place first seq plain chain")
 Batch = collections.namedtuple("Batch", "place kind session seq version millis statements")
@@ -123,9 +123,25 @@ FORMS = {kind: re.compile(form.replace("#", "[0-9a-f]")) for kind, form in (
     (1, r"log/(?P<generation>#{8})/(?P<epoch>#{8})-(?P<index>#{8})-(?P<seq>#{16})\.seg"),
     (2, r"snapshots/(?P<generation>#{8})/(?P<seq>#{16})-(?P<epoch>#{8})-(?P<index>#{8})\.snap"))}
 
-def listed(path, kind):
-    names = (name_of(file.relative_to(path).as_posix(), kind) for file in path.glob("*/*/*"))
-    return [name for name in names if name]
+def listed(store, kind):
+    texts = {file.relative_to(store.path).as_posix() for file in store.path.glob("*/*/*")} | store.parts.keys()
+    return [name for name in (name_of(text, kind) for text in texts) if name]
+
+def segments_in_parts(path):
+    """§3.1: their bytes, by the names that they have once they are put together."""
+    parts, whole = collections.defaultdict(list), {}
+    for file in sorted(path.glob("tail/*.part")):
+        if re.fullmatch("[0-9a-f]{16}(-[0-9a-f]{8}){0,2}[.]part", file.name) and (data := file.read_bytes()):
+            parts[data[:128]].append((int(file.name[:16], 16), data[128:]))
+    for header, frames in parts.items():
+        need(len(header) == 128, "tail: a part without a header")
+        generation, epoch, seq, index = struct.unpack_from("<32xIIQI", header)
+        text = f"log/{generation:08x}/{epoch:08x}-{index:08x}-{seq:016x}.seg"
+        if not (path / text).is_file():
+            missing = set(range(seq, frames[-1][0])) - {number for number, _ in frames}
+            need(not missing, f"{text}: parts are missing: {sorted(missing)}")
+            whole[text] = header + b"".join(frame for _, frame in frames)
+    return whole
 
 def name_of(text, kind):
     match = FORMS[kind].fullmatch(text)
@@ -134,10 +150,10 @@ def name_of(text, kind):
 def unseal(store, name):
     """First what its header is bound to, without a plaintext; then number, plaintext, chain of each frame.
     In a segment an interrupted write is forgiven (§11.4), and a damaged header with nothing behind it (R7)."""
-    segment, (path, store_id, keys) = name.kind == 1, store
+    segment, (path, store_id, keys, parts) = name.kind == 1, store
     with within(name.text):
-        need((path / name.text).is_file(), "it is not there")
-        data = (path / name.text).read_bytes()
+        need(name.text in parts or (path / name.text).is_file(), "it is not there")
+        data = parts.get(name.text) or (path / name.text).read_bytes()
         good = len(data) >= 128 and data[:8] == b"LOCKSTEP" and sha256(data[:112])[:16] == data[112:128]
         if segment and not good and not any(data[128:]):
             return
@@ -248,7 +264,7 @@ def put_together(store, name, chain, file):
 
 def newest_snapshot(store, generation, file):
     """R30. Name and meta of the newest that compaction made and that can be put together."""
-    for name in sorted(listed(store.path, 2), key=lambda name: (name.seq, name.text), reverse=True):
+    for name in sorted(listed(store, 2), key=lambda name: (name.seq, name.text), reverse=True):
         if name.generation == generation and name.index >= 2**31:
             try:
                 return name, put_together(store, name, None, file)
@@ -260,7 +276,7 @@ def newest_snapshot(store, generation, file):
 # ---- §11.2, §11.3: segments and records
 def newest_generation(store):
     """R3 to R6. The generation, and the names of its segments in order."""
-    names = sorted(listed(store.path, 1), key=lambda name: (name.epoch, name.index, name.seq))
+    names = sorted(listed(store, 1), key=lambda name: (name.epoch, name.index, name.seq))
     for newest in reversed(names):
         if len([item for item, _ in zip(unseal(store, newest), range(2))]) == 2:
             return newest.generation, [name for name in names if name.generation == newest.generation]
@@ -435,7 +451,7 @@ def restore(path, file, options):
     need(marker.is_file(), f"{path}: no store, for it has no lockstep.json")
     with within(marker):
         store_id = store_id_of(marker.read_bytes(), "lockstep")
-    store = Store(path, store_id, key_ring(path, store_id, options))
+    store = Store(path, store_id, key_ring(path, store_id, options), segments_in_parts(path))
     generation, names = newest_generation(store)
     name, meta = newest_snapshot(store, generation, file)
     done, version = name.seq if name else 0, meta and meta["data_version"]

@@ -453,3 +453,57 @@ fn a_recorded_node_is_restored_by_both() {
     both(python, &backed, &backed.store()).expect("of a stopped node");
     backed.check_same_as(&node.database_path());
 }
+
+/// Cuts a segment into parts (docs/format.md, §3.1), `named` after their writer or by their number alone.
+fn cut_into_parts(store: &Path, segment: &Path, named: bool) -> usize {
+    let bytes = fs::read(store.join(segment)).unwrap();
+    let (header, mut rest) = bytes.split_at(128);
+    let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap());
+    let (epoch, first) = (number(36) as u32, number(40));
+    let index = u32::from_le_bytes(header[48..52].try_into().unwrap());
+    fs::create_dir_all(store.join("tail")).unwrap();
+    let mut seq = first;
+    while rest.len() > 8 {
+        let sealed = u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+        let (frame, after) = rest.split_at(8 + sealed + 8);
+        let owner = if named { format!("-{epoch:08x}-{index:08x}") } else { String::new() };
+        let part = store.join(format!("tail/{seq:016x}{owner}.part"));
+        fs::write(part, [header, frame].concat()).unwrap();
+        (rest, seq) = (after, seq + 1);
+    }
+    fs::remove_file(store.join(segment)).unwrap();
+    (seq - first) as usize
+}
+
+#[test]
+fn segments_in_parts_are_restored_by_both() {
+    let name = "segments_in_parts_are_restored_by_both";
+    let Some(python) = python(name) else { return };
+    let backed = Backed::fresh();
+    let mut workload = Workload::seeded(9);
+    let mut node = backed.running(&mut workload);
+    for _ in 0..2 {
+        Backed::write(&mut node, &mut workload, 20);
+        node.stop().unwrap();
+        node.start().unwrap();
+    }
+    Backed::write(&mut node, &mut workload, 20);
+    node.stop().unwrap();
+    let (whole, _) = both(python, &backed, &backed.store()).expect("of whole segments");
+    for named in [false, true] {
+        let copy = copy_without(&backed, false, &[]);
+        let segments = files_under(&copy.join("log"));
+        let cut: Vec<_> = segments.iter().rev().take(2).collect();
+        for segment in &cut {
+            assert!(cut_into_parts(&copy, &Path::new("log").join(segment), named) > 20);
+        }
+        // Only keeps the number from an older writer.
+        fs::write(copy.join("tail/0000000000000001.part"), b"").unwrap();
+        let (parts, _) = both(python, &backed, &copy).expect("of segments in parts");
+        assert_eq!(parts, whole);
+
+        let parts = files_under(&copy.join("tail"));
+        fs::remove_file(copy.join("tail").join(&parts[parts.len() / 2])).unwrap();
+        assert_eq!(both(python, &backed, &copy), None, "a part is missing");
+    }
+}
