@@ -22,7 +22,7 @@ use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::session::{Direction, Session};
 use lockstep_proto::shadow::Proofs;
 use lockstep_proto::slots;
-use lockstep_proto::store::{Store, StoreErrorKind};
+use lockstep_proto::store::{Fencing, Store, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
@@ -263,6 +263,7 @@ impl Backup {
         status.destinations = vec![DestinationStatus {
             name: self.destination.name.clone(),
             url: self.destination.url.to_string(),
+            fencing: self.destination.fencing,
             state: State::Ready,
             generation: end.position.generation,
             epoch: end.epoch,
@@ -315,6 +316,7 @@ impl Backup {
             Session::new(end.head).refuse_behind(call.data_version, call.transaction)?;
             let claimant = Claimant::this_process(PROGRAM, "node", &self.id, now())?;
             let writer = Writer::open(self.store.clone(), self.keys.clone(), claimant, now())?;
+            self.note_fencing()?;
             self.writer = Some(writer);
         }
         if self.gap {
@@ -331,6 +333,24 @@ impl Backup {
                     hint: "report it; the transaction was not committed.".into(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Notes how well the place keeps a second writer out, and says so where that is not what it was.
+    fn note_fencing(&self) -> Result<()> {
+        let fencing = self.store.fencing()?;
+        if fencing == Fencing::Advisory && self.destination.fencing == Some(Fencing::Real) {
+            let line = format!(
+                "'{}' does not keep a second writer out any more (fencing: advisory). hint: make sure that no other \
+                 copy of this node runs, and ask the provider",
+                self.label()
+            );
+            self.output.log(Level::Unusual, &line);
+            self.status.lock().warnings.push(line);
+        }
+        if let Some(destination) = self.status.lock().destinations.first_mut() {
+            destination.fencing = Some(fencing);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Fencing, Store};
 use serde::Serialize;
 
 use crate::compactor::{CompactionStatus, Compactor};
@@ -50,6 +50,9 @@ pub struct DestinationStatus {
     pub name: String,
     /// Its URL, without credentials.
     pub url: String,
+    /// How well it keeps a second writer out, `real` or `advisory`: as it was when the backup was made, and from the
+    /// first write on as this process found it.
+    pub fencing: Option<Fencing>,
     /// `current`: everything acknowledged is there. `stalled`: it does not answer.
     pub state: State,
     /// The history that is written.

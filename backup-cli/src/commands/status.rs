@@ -232,6 +232,10 @@ fn text(report: &Report) -> String {
         text += "the database is larger than 'compare_max_bytes': it is compared by 'backup-cli compact' while \
                  lightningd is stopped\n";
     }
+    for d in &report.destinations {
+        let Some(fencing) = d.fencing else { continue };
+        text += &format!("fencing of {}: {fencing}\n", d.name);
+    }
     if let Some(version) = report.database {
         let running = if report.running { ", lightningd is running" } else { "" };
         text += &format!("database at data_version {version}{running}\n");

@@ -1,0 +1,98 @@
+//! What the node feels with its backup in a bucket: the round trip of a `db_write` through the real plugin, against one
+//! bare PUT of as many bytes to the same server over a connection that is kept open, in turn. The server is Ceph's
+//! gateway, or with `LOCKSTEP_BENCH_SERVER=moto` moto, on this machine.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lockstep_benches::{Plugin, bare, calls, message, percentile, release_binary};
+use lockstep_tests::backed::Backed;
+use lockstep_tests::servers::{Server, moto, rgw};
+use object_store::aws::AmazonS3Builder;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::runtime::{Builder, Runtime};
+
+/// Calls that are not counted: connections are made.
+const WARM_UP: usize = 50;
+const CALLS: usize = 2_000;
+
+fn main() {
+    let name = std::env::var("LOCKSTEP_BENCH_SERVER").unwrap_or_else(|_| "ceph".into());
+    let server = if name == "moto" { moto::start() } else { rgw::start() };
+    let Some(server) = server else { return };
+    let backed = Backed::on(&server, "hook");
+    let init = Command::new(release_binary("backup-cli"))
+        .args(["init", "--lightning-dir"])
+        .args([backed.network_dir().as_os_str(), backed.url().as_ref()])
+        .output();
+    assert!(init.is_ok_and(|done| done.status.success()), "init failed");
+    let (input, calls) = calls(WARM_UP + CALLS);
+    let mut plugin =
+        Plugin::start(&release_binary("cln-lockstep"), &backed.network_dir()).expect("it starts");
+    let raw = Raw::to(&server);
+    let (mut hook_times, mut raw_times) = (Vec::new(), Vec::new());
+    for (index, call) in calls.iter().enumerate() {
+        let message = message(index, call);
+        let len = bare::bytes_of(message.len());
+        let (mut floor, mut took) = Default::default();
+        for turn in 0..2 {
+            if (index + turn) % 2 == 0 {
+                floor = raw.put(index, len);
+            } else {
+                let began = Instant::now();
+                plugin.call(&message).expect("the plugin acknowledges");
+                took = began.elapsed();
+            }
+        }
+        if index >= WARM_UP {
+            hook_times.push(took);
+            raw_times.push(floor);
+        }
+    }
+    let resident = plugin.resident_kib();
+    plugin.stop();
+    println!("\n{input}; server: {name}");
+    println!("| | p50 µs | p90 µs | p99 µs |\n|---|---|---|---|");
+    let row = |name: &str, times: &mut Vec<_>| {
+        let p: Vec<f64> = [0.5, 0.9, 0.99].iter().map(|&p| percentile(times, p)).collect();
+        println!("| {name} | {:.0} | {:.0} | {:.0} |", p[0], p[1], p[2]);
+        p
+    };
+    let floor = row("one PUT of as many bytes", &mut raw_times);
+    let hook = row("db_write through cln-lockstep", &mut hook_times);
+    let ratios: Vec<_> = hook.iter().zip(floor).map(|(a, b)| format!("{:.2}", a / b)).collect();
+    println!("| ratio | {} |", ratios.join(" | "));
+    println!("resident memory of the plugin at the end: {resident} KiB");
+}
+
+/// Bare requests.
+struct Raw {
+    runtime: Runtime,
+    client: Box<dyn ObjectStore>,
+}
+
+impl Raw {
+    fn to(server: &Server) -> Self {
+        let mut builder = AmazonS3Builder::new().with_url(&server.url);
+        for (key, value) in &server.env {
+            if let Ok(key) = key.to_ascii_lowercase().parse() {
+                builder = builder.with_config(key, value);
+            }
+        }
+        // The provider of ciphers that the programs are built with.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Box::new(builder.build().expect("a client"));
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { runtime, client }
+    }
+
+    fn put(&self, index: usize, len: usize) -> Duration {
+        let path = Path::from(format!("raw/{index}"));
+        let bytes = vec![0x5a; len];
+        let began = Instant::now();
+        let put = self.client.put(&path, PutPayload::from(bytes));
+        self.runtime.block_on(put).expect("an answer");
+        began.elapsed()
+    }
+}
