@@ -15,7 +15,7 @@
 //! | [`seal`] | keys, headers, frames, the hash chain |
 //! | [`segment`] | consecutive records as bytes; no I/O |
 //! | [`layout`] | object names |
-//! | [`store`] | the only I/O besides SQLite: a folder |
+//! | [`store`] | the only I/O besides SQLite: a folder, a bucket |
 //! | [`marker`], [`slots`], [`fence`] | which store, who opens it, who writes it |
 //! | [`session`] | what a call's version means |
 //! | [`writer`] | one writer of one log |
