@@ -1,3 +1,4 @@
 //! The whole way, on real servers: plugin → log → restore.
 
 mod end_to_end;
+mod merging;

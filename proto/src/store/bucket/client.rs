@@ -261,6 +261,10 @@ impl Client {
             .buffered(PARALLEL);
         let mut whole: Vec<u8> = Vec::new();
         while let Some((name, bytes)) = pieces.try_next().await? {
+            if bytes.is_empty() {
+                // It was put together meanwhile: only the number is kept.
+                return Err(StoreErrorKind::Damaged(format!("'{name}' is empty")));
+            }
             if whole.is_empty() {
                 whole.extend_from_slice(&bytes);
             } else if bytes.get(..HEADER_LEN) == whole.get(..HEADER_LEN) {

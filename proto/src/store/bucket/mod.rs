@@ -45,6 +45,8 @@ use crate::seal::{HEADER_LEN, Header};
 
 /// Segment headers that are remembered, by the number of a part: listings look for them again and again.
 const HEADERS_KEPT: usize = 4096;
+/// Times that parts are listed again where they changed before their headers were read.
+const TAIL_TRIES: usize = 20;
 
 /// A prefix of a bucket that keeps objects.
 pub struct BucketStore {
@@ -81,24 +83,37 @@ impl BucketStore {
         Ok(*self.exclusive.get_or_init(|| found))
     }
 
-    /// The parts that are there, by segment, and the names of the segments that are put together.
-    fn tail(&self) -> Result<(Tail, BTreeSet<SegmentName>), StoreError> {
+    /// The parts that are there, by segment, and what is below `log/`.
+    ///
+    /// Parts are listed first: a segment that is put together meanwhile is then seen in both, never in neither.
+    fn tail(&self) -> Result<(Tail, Vec<Entry>), StoreError> {
+        let mut parts = self.list_parts()?;
+        for _ in 0..TAIL_TRIES {
+            let grouped = Tail::group(parts.clone(), |part| self.segment_of(part));
+            let fault = match grouped {
+                Ok(tail) => return Ok((tail, self.list_tree(layout::LOG)?)),
+                Err(fault) => fault,
+            };
+            let now = self.list_parts()?;
+            if now == parts {
+                return Err(match fault {
+                    Fault::Store(error) => error,
+                    Fault::Damaged(name, what) => {
+                        self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
+                    }
+                });
+            }
+            // A part was removed before its header was read: its segment is put together.
+            parts = now;
+        }
+        let message = "its parts change faster than they are listed".to_owned();
+        let hint = "try again once less is going on.";
+        Err(self.client.error("list", layout::TAIL, StoreErrorKind::Remote { message, hint }))
+    }
+
+    fn list_parts(&self) -> Result<Vec<Part>, StoreError> {
         let client = self.client.clone();
-        let merged = self
-            .list_tree(layout::LOG)?
-            .iter()
-            .filter_map(|entry| SegmentName::parse_below(&entry.name))
-            .collect();
-        let parts =
-            wait(&self.client, "list", layout::TAIL, async move { client.list_tail().await })?;
-        let tail =
-            Tail::group(parts, |part| self.segment_of(part)).map_err(|error| match error {
-                Fault::Store(error) => error,
-                Fault::Damaged(name, what) => {
-                    self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
-                }
-            })?;
-        Ok((tail, merged))
+        wait(&self.client, "list", layout::TAIL, async move { client.list_tail().await })
     }
 
     /// The segment that a part belongs to, by its header.
@@ -130,8 +145,13 @@ impl BucketStore {
 
     /// The segments that are in parts.
     fn partials(&self) -> Result<Vec<Partial>, StoreError> {
-        let (tail, merged) = self.tail()?;
-        Ok(tail.unmerged(&merged))
+        let (tail, log) = self.tail()?;
+        Ok(tail.unmerged(&names(&log)))
+    }
+
+    /// The segment of that name, where it is in parts.
+    fn partial(&self, name: SegmentName) -> Result<Option<Partial>, StoreError> {
+        Ok(self.partials()?.into_iter().find(|partial| partial.name == name))
     }
 
     /// All objects below `folder`, segments in parts not among them.
@@ -139,6 +159,11 @@ impl BucketStore {
         let (client, path) = (self.client.clone(), folder.to_owned());
         wait(&self.client, "list", folder, async move { client.list_tree(&path).await })
     }
+}
+
+/// The segments among what is below `log/`.
+fn names(log: &[Entry]) -> BTreeSet<SegmentName> {
+    log.iter().filter_map(|entry| SegmentName::parse_below(&entry.name)).collect()
 }
 
 impl Store for BucketStore {
@@ -187,32 +212,46 @@ impl Store for BucketStore {
     fn read_stream(&self, name: &str) -> Result<Box<dyn io::Read + Send>, StoreError> {
         let (client, path) = (self.client.clone(), name.to_owned());
         let pieces =
-            wait(&self.client, "read", name, async move { client.read_stream(&path).await })?;
-        Ok(Box::new(runtime::Reader::new(pieces)))
+            wait(&self.client, "read", name, async move { client.read_stream(&path).await });
+        match (pieces, SegmentName::parse_object(name)) {
+            (Err(StoreError { kind: StoreErrorKind::NotFound, .. }), Some(segment)) => {
+                Ok(Box::new(io::Cursor::new(self.read_parts(name, segment)?)))
+            }
+            (pieces, _) => Ok(Box::new(runtime::Reader::new(pieces?))),
+        }
     }
 
     fn exists(&self, name: &str) -> Result<bool, StoreError> {
         let (client, path) = (self.client.clone(), name.to_owned());
-        wait(&self.client, "look up", name, async move { client.exists(&path).await })
+        let whole = wait(&self.client, "look up", name, async move { client.exists(&path).await })?;
+        match SegmentName::parse_object(name) {
+            Some(segment) if !whole => Ok(self.partial(segment)?.is_some()),
+            _ => Ok(whole),
+        }
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
+        let log = folder == layout::LOG || folder.starts_with("log/");
+        // Before the folder, for the reason that parts are listed first.
+        let partials = if log { self.partials()? } else { Vec::new() };
         let (client, path) = (self.client.clone(), folder.to_owned());
         let entries = wait(&self.client, "list", folder, async move { client.list(&path).await })?;
-        if folder == layout::LOG || folder.starts_with("log/") {
-            return Ok(Partial::show(&self.partials()?, folder, entries));
-        }
-        Ok(entries)
+        Ok(if log { Partial::show(&partials, folder, entries) } else { entries })
     }
 
     fn list_all(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let mut entries = self.list_tree(folder)?;
+        let mut entries;
         if folder == layout::LOG {
-            for partial in self.partials()? {
+            let (tail, log) = self.tail()?;
+            let partials = tail.unmerged(&names(&log));
+            entries = log;
+            for partial in partials {
                 let name = partial.name.to_string();
                 let name = name.strip_prefix("log/").unwrap_or(&name).to_owned();
                 entries.push(Entry { name, size: partial.size(), folder: false });
             }
+        } else {
+            entries = self.list_tree(folder)?;
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -224,8 +263,11 @@ impl Store for BucketStore {
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
+        // Also where it is put together already: a merge may have been interrupted before it removed them.
         let parts = match SegmentName::parse_object(name) {
-            Some(segment) => self.partials()?.into_iter().find(|partial| partial.name == segment),
+            Some(segment) => {
+                self.tail()?.0.segments.into_iter().find(|partial| partial.name == segment)
+            }
             None => None,
         };
         let (client, path) = (self.client.clone(), name.to_owned());
@@ -238,9 +280,9 @@ impl Store for BucketStore {
     }
 
     fn tidy(&self) -> Result<(), StoreError> {
-        let (tail, merged) = self.tail()?;
+        let (tail, log) = self.tail()?;
         let exclusive = self.exclusive()?;
-        for (partial, keep_first) in merge::due(tail, &merged) {
+        for (partial, keep_first) in merge::due(tail, &names(&log)) {
             let (client, name) = (self.client.clone(), partial.name.to_string());
             wait(&self.client, "merge", &name, async move {
                 merge::merge(&client, &partial, exclusive, keep_first).await
@@ -252,14 +294,19 @@ impl Store for BucketStore {
 
 impl BucketStore {
     fn read_parts(&self, name: &str, segment: SegmentName) -> Result<Vec<u8>, StoreError> {
-        let found = self.partials()?.into_iter().find(|partial| partial.name == segment);
-        let Some(partial) = found else {
+        let Some(partial) = self.partial(segment)? else {
             // It may have been put together meanwhile.
             let (client, path) = (self.client.clone(), name.to_owned());
             return wait(&self.client, "read", name, async move { client.read(&path).await })
                 .map(Into::into);
         };
-        let client = self.client.clone();
-        wait(&self.client, "read", name, async move { client.join(&partial).await })
+        let (client, path) = (self.client.clone(), name.to_owned());
+        wait(&self.client, "read", name, async move {
+            match client.join(&partial).await {
+                Ok(whole) => Ok(whole),
+                // It may have been put together meanwhile.
+                Err(error) => client.read(&path).await.map(Into::into).map_err(|_| error),
+            }
+        })
     }
 }
