@@ -243,7 +243,10 @@ impl Store for FileStore {
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
-        let (folder, file) = self.locate(name, false)?;
+        let (folder, file) = match self.locate(name, false) {
+            Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => return Ok(()),
+            located => located?,
+        };
         match unlinkat(&*folder, file, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {
                 fsync(&*folder).map_err(self.failed("sync folder of", name))
