@@ -1,4 +1,5 @@
 //! The whole way, on real servers: plugin → log → restore.
 
+mod conformance;
 mod end_to_end;
 mod merging;
