@@ -31,6 +31,8 @@ pub enum Fault {
     SlowDown,
     /// It is forwarded, and answered so much later.
     Delay(Duration),
+    /// It is forwarded so much later, whether or not its sender is still there.
+    Late(Duration),
     /// It is forwarded; the connection ends after half of the answer's body.
     CutBody,
 }
@@ -191,8 +193,10 @@ impl Shared {
             let body = head.read_body(&mut reader, false)?;
             let fault = self.fault_for(&head);
             let (method, closes) = (head.word(0).to_owned(), head.closes());
-            if fault == Fault::LoseRequest {
-                return Ok(());
+            match fault {
+                Fault::LoseRequest => return Ok(()),
+                Fault::Late(time) => thread::sleep(time),
+                _ => {}
             }
             let (mut answer, mut answered) = match fault {
                 Fault::SlowDown => unavailable(),
@@ -206,7 +210,7 @@ impl Shared {
                 }
                 Fault::FailAfterwards => (answer, answered) = unavailable(),
                 Fault::Delay(time) => thread::sleep(time),
-                Fault::Pass | Fault::LoseRequest | Fault::SlowDown => {}
+                Fault::Pass | Fault::LoseRequest | Fault::SlowDown | Fault::Late(_) => {}
             }
             if has_no_body(&method, &answer) {
                 answered.clear();

@@ -2,4 +2,5 @@
 
 mod conformance;
 mod end_to_end;
+mod faults;
 mod merging;

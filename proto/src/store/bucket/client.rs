@@ -8,12 +8,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::connect::Connection;
-use super::remote_error::{explain, io_error};
+use super::remote_error::{broke_off, explain, io_error};
 use crate::layout;
 use crate::seal::HEADER_LEN;
 use crate::store::parts::{Part, Partial};
@@ -120,8 +121,8 @@ impl Client {
     /// # Errors
     /// [`StoreErrorKind::NotFound`].
     pub async fn read(&self, name: &str) -> Result<Bytes> {
-        let answer = self.store().get(&self.path(name)).await.map_err(explain)?;
-        answer.bytes().await.map_err(explain)
+        let path = self.path(name);
+        whole(|| async { self.store().get(&path).await?.bytes().await }).await.map_err(explain)
     }
 
     /// A piece of an object.
@@ -129,9 +130,11 @@ impl Client {
     /// # Errors
     /// [`StoreErrorKind::NotFound`].
     pub async fn read_range(&self, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.path(name);
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let answer = self.store().get_opts(&self.path(name), options).await.map_err(explain)?;
-        answer.bytes().await.map_err(explain)
+        whole(|| async { self.store().get_opts(&path, options.clone()).await?.bytes().await })
+            .await
+            .map_err(explain)
     }
 
     /// An object, piece by piece.
@@ -139,7 +142,8 @@ impl Client {
     /// # Errors
     /// [`StoreErrorKind::NotFound`].
     pub async fn read_stream(&self, name: &str) -> Result<Receiver<std::io::Result<Bytes>>> {
-        let answer = self.store().get(&self.path(name)).await.map_err(explain)?;
+        let path = self.path(name);
+        let answer = whole(|| self.store().get(&path)).await.map_err(explain)?;
         let (sender, pieces) = channel(PIECES);
         tokio::spawn(async move {
             let mut stream = answer.into_stream();
@@ -171,7 +175,7 @@ impl Client {
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         let path = self.path(folder);
         let prefix = Some(&path).filter(|path| !path.as_ref().is_empty());
-        let listing = self.store().list_with_delimiter(prefix).await.map_err(explain)?;
+        let listing = whole(|| self.store().list_with_delimiter(prefix)).await.map_err(explain)?;
         let name = |path: &Path| path.filename().map(str::to_owned);
         let folders = listing
             .common_prefixes
@@ -208,13 +212,16 @@ impl Client {
             return Ok(entries);
         }
         let prefix = self.path(folder);
-        let mut found = self.store().list(Some(&prefix));
-        while let Some(object) = found.try_next().await.map_err(explain)? {
+        for object in self.list_below(&prefix).await? {
             let Some(parts) = object.location.prefix_match(&prefix) else { continue };
             let name: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
             entries.push(Entry { name: name.join("/"), size: object.size, folder: false });
         }
         Ok(entries)
+    }
+
+    async fn list_below(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
+        whole(|| self.store().list(Some(prefix)).try_collect()).await.map_err(explain)
     }
 
     /// All parts. A listing may lag behind: whether the newest is the newest is asked for by name.
@@ -224,9 +231,7 @@ impl Client {
     pub async fn list_tail(&self) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
         if self.connection.flat {
-            let prefix = self.path(layout::TAIL);
-            let mut found = self.store().list(Some(&prefix));
-            while let Some(object) = found.try_next().await.map_err(explain)? {
+            for object in self.list_below(&self.path(layout::TAIL)).await? {
                 let file = object.location.filename().unwrap_or_default();
                 parts.extend(Part::parse(file, object.size));
             }
@@ -311,6 +316,18 @@ impl Client {
     pub fn left(&self, began: Instant) -> Duration {
         self.patience.saturating_sub(began.elapsed())
     }
+}
+
+/// Asks again where an answer broke off in its middle. The connection does so by itself for an object, not for a listing
+/// or for what a server says of an object that is not there.
+async fn whole<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> Result<T, Error> {
+    for attempt in 0..TRIES {
+        match ask().await {
+            Err(error) if broke_off(&error) => tokio::time::sleep(pause(attempt)).await,
+            answer => return answer,
+        }
+    }
+    ask().await
 }
 
 fn join(folder: &str, name: &str) -> String {

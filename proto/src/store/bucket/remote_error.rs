@@ -81,6 +81,12 @@ pub fn explain(error: Error) -> StoreErrorKind {
     }
 }
 
+/// True where the connection ended in the middle of an answer.
+pub fn broke_off(error: &Error) -> bool {
+    let text = whole_text(error);
+    ["response body", "reading a body"].iter().any(|words| text.contains(words))
+}
+
 /// An error in the middle of an object.
 pub fn io_error(error: Error) -> io::Error {
     io::Error::other(clean(&whole_text(&error)))
