@@ -136,7 +136,6 @@ osd data = {directory}/osd
 run dir = {directory}/run
 log file = {directory}/$name.ceph.log
 admin socket = {directory}/run/$name.asok
-mon data avail crit = 0
 auth cluster required = none
 auth service required = none
 auth client required = none
