@@ -16,9 +16,10 @@ use crate::error::{Error, Result};
 use crate::log::{After, Mark};
 use crate::version::DataVersion;
 
-/// Batches are committed in groups of this many statements: the database is published only at the end.
-const STATEMENTS_PER_COMMIT: u64 = 100_000;
-/// The same where each commit is marked, so that little is replayed again and little waits in memory.
+/// Batches are committed in groups of this many statements: the database is published only at the end, but what
+/// the pages held before waits in memory for a commit.
+const STATEMENTS_PER_COMMIT: u64 = 2_000;
+/// The same where each commit is marked, so that little is replayed again.
 const STATEMENTS_PER_MARK: u64 = 1_000;
 
 /// What lightningd sets when it opens its database (`db/db_sqlite3.c`), and else SQLite's defaults.
@@ -95,7 +96,7 @@ pub fn open(path: &Path) -> Result<(Connection, Guard)> {
     open_with(
         path,
         "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
-         PRAGMA cache_size = -32768; PRAGMA foreign_keys = ON;",
+         PRAGMA cache_size = -16384; PRAGMA foreign_keys = ON;",
     )
 }
 
