@@ -6,7 +6,7 @@
 //! - [`rgw`]: S3 as it is meant; [`moto`]: S3 in a second, in memory.
 //! - [`azurite`]: the blobs of Azure.
 //! - [`nginx`], [`wsgidav`]: WebDAV.
-//! - [`socks`]: a SOCKS5 proxy.
+//! - [`socks`]: a SOCKS5 proxy; [`tls`]: TLS before a server that has none.
 //! - [`faulty`]: a proxy that fails by a plan; [`wire`]: what it passes on.
 //! - [`server`]: what all have in common; [`daemon`]: their processes; [`find`]: where they are.
 //! - [`http`], [`sign`]: as much of a client as makes a bucket.
@@ -22,6 +22,7 @@ pub mod rgw;
 pub mod server;
 pub mod sign;
 pub mod socks;
+pub mod tls;
 pub mod wire;
 pub mod wsgidav;
 

@@ -1,6 +1,9 @@
 //! The whole way, on real servers: plugin → log → restore.
 
+mod bad_input;
 mod conformance;
 mod end_to_end;
 mod faults;
 mod merging;
+mod races;
+mod takeover;

@@ -101,6 +101,12 @@ pub fn connect(url: &Url, options: &Options) -> Result<Connection, StoreError> {
                        environment or from backup-credentials.",
             }));
         }
+        if value.parse::<Url>().is_ok_and(|url| url.password().is_some()) {
+            return Err(failed(StoreErrorKind::Remote {
+                message: format!("a password in '{key}' would be kept in backup.lock and shown"),
+                hint: "give LOCKSTEP_DESTINATION_PROXY_URL in the environment or in backup-credentials.",
+            }));
+        }
         options.0.insert(key.into_owned(), value.into_owned());
     }
     // The one provider of ciphers that is compiled in; where there is one already, it is that one.
