@@ -1,6 +1,8 @@
 //! Reading snapshots.
 
 use std::io::Read;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use super::{CHUNK_BYTES, DELTA, END, End, META, Meta, PAGES, Summary};
 use crate::error::{Error, Result};
@@ -11,6 +13,11 @@ use crate::seal::{
 };
 use crate::segment::SegmentError;
 use crate::store::{Store, StoreErrorKind};
+
+/// Frames that wait to be unpacked, at most.
+const FRAMES_AHEAD: usize = 4;
+/// What a frame of pages unpacks to, at most.
+const PLAIN_MAX: usize = 2 * CHUNK_BYTES + 65_536;
 
 /// What [`read`] gives the pages to.
 pub trait PageVisitor {
@@ -67,29 +74,56 @@ pub fn read(
     pages: &mut dyn PageVisitor,
 ) -> Result<Whole> {
     let mut reader = SnapshotReader::open(store, keys, name)?;
+    let position = reader.position;
     let meta = reader.meta()?;
     pages.begin(&meta)?;
-    let mut count = 0;
-    let mut unzstd = zstd::bulk::Decompressor::new().map_err(|_| SegmentError::Compression)?;
+    let damaged = |what: &str| Error::damaged(format!("'{name}'"), what);
+    let (sender, receiver) = sync_channel(FRAMES_AHEAD);
+    // One thread reads and opens the frames, this one unpacks them and gives their pages.
+    thread::scope(|scope| {
+        let opened = scope.spawn(move || open_frames(&mut reader, &sender));
+        let mut unzstd = zstd::bulk::Decompressor::new().map_err(|_| SegmentError::Compression)?;
+        let mut plain = Vec::with_capacity(PLAIN_MAX);
+        let mut count = 0;
+        for packed in receiver {
+            plain.clear();
+            unzstd
+                .decompress_to_buffer(&packed[1..], &mut plain)
+                .map_err(|_| damaged("pages do not unpack"))?;
+            let given = each_page(&plain, &meta, pages)?;
+            count += given.ok_or_else(|| damaged("malformed pages"))?;
+        }
+        // Whatever is wrong with a frame is behind those whose pages were given.
+        let ended = opened.join().unwrap_or_else(|_| Err(damaged("could not be read")));
+        let (end, chain_at_end, more) = ended?;
+        let all = meta.parent.is_some() || count == u64::from(meta.page_count);
+        let meant = chain.is_none_or(|chain| chain == chain_at_end);
+        if end.pages != count || !all || !meant || more {
+            return Err(damaged("is not the snapshot that was meant"));
+        }
+        Ok(Whole { position, meta, chain: chain_at_end })
+    })
+}
+
+/// Sends the frames of pages, their kind included. Returns the end frame, the chain hash after it, and whether
+/// another one follows.
+fn open_frames(
+    reader: &mut SnapshotReader,
+    sender: &SyncSender<Vec<u8>>,
+) -> Result<(End, Chain, bool)> {
     loop {
         match reader.next()? {
-            Some((PAGES, packed)) => {
-                let plain = unzstd.decompress(packed, 2 * CHUNK_BYTES + 65_536);
-                let Ok(plain) = plain else { return Err(reader.damaged("pages do not unpack")) };
-                let Some(given) = each_page(&plain, &meta, pages)? else {
-                    return Err(reader.damaged("malformed pages"));
-                };
-                count += given;
+            Some((PAGES, _)) => {
+                if sender.send(std::mem::take(&mut reader.plain)).is_err() {
+                    // The other half has given up, and says why.
+                    return Err(reader.damaged("was not read to its end"));
+                }
             }
             Some((END, body)) => {
                 let end: End =
                     serde_json::from_slice(body).map_err(|_| reader.damaged("malformed"))?;
-                let all = meta.parent.is_some() || count == u64::from(meta.page_count);
-                let meant = chain.is_none_or(|chain| chain == reader.chain());
-                if end.pages != count || !all || !meant || reader.next()?.is_some() {
-                    return Err(reader.damaged("is not the snapshot that was meant"));
-                }
-                return Ok(Whole { position: reader.position, meta, chain: reader.chain() });
+                let chain = reader.chain();
+                return Ok((end, chain, reader.next()?.is_some()));
             }
             Some((kind, _)) => return Err(reader.unknown(kind)),
             None => return Err(reader.damaged("ends before its end frame")),
