@@ -55,8 +55,8 @@ impl Place {
                 "this node has no backup yet: 'backup-cli init' makes one.",
             )
         })?;
-        let mut destination = lock.destination()?.clone();
-        destination.url = with_options(destination.url, Some(node.path()))?;
+        let options = destination_options(Some(node.path()), std::env::vars_os())?;
+        let destination = lock.destinations(&options)?.swap_remove(0);
         let store = destination.url.open()?;
         Marker::read(&*store)?.require(lock.store_id)?;
         let keys = if args.unlock.is_given() {
@@ -69,7 +69,7 @@ impl Place {
                 "'backup-cli key write --lightning-dir DIR' makes it again from the node's secret.",
             ));
         };
-        let NamedDestination { name, url, fencing } = destination;
+        let NamedDestination { name, url, fencing, .. } = destination;
         Ok(Self { node: Some(node), name, url, fencing, store, keys })
     }
 }

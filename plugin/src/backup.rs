@@ -108,10 +108,8 @@ impl Backup {
             });
         }
         let keys = read_key_file(&key_file)?;
-        let mut destination = lock.destination()?.clone();
         let options = destination_options(Some(&directory), std::env::vars_os())?;
-        destination.url =
-            destination.url.with_options(&options).with_patience(lock.stall_timeout());
+        let destination = lock.destinations(&options)?.swap_remove(0);
         if keys.store() != lock.store_id {
             let (expected, found) = (lock.store_id, keys.store());
             return Err(Error::OtherStore { object: KEY_FILE.into(), expected, found });

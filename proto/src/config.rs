@@ -13,6 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::destination::Destination;
 use crate::error::{Error, Result};
+use crate::record::{Destinations, KnownDestination};
+use crate::replica::{Mode, Policy as Replication};
 use crate::retention::Policy;
 use crate::seal::{KeyError, KeyRing, StoreId};
 use crate::store::{Fencing, Options};
@@ -47,9 +49,19 @@ pub struct NamedDestination {
     pub name: String,
     /// Where it is.
     pub url: Destination,
+    /// Whether an append waits for it.
+    #[serde(default, skip_serializing_if = "Mode::is_sync")]
+    pub mode: Mode,
     /// How well the place keeps a second writer out, as it was found when the backup was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,
+}
+
+impl NamedDestination {
+    /// One that counts, and of which nothing more is known.
+    pub fn new(name: impl Into<String>, url: Destination) -> Self {
+        Self { name: name.into(), url, mode: Mode::Sync, fencing: None }
+    }
 }
 
 /// The content of the lock file.
@@ -63,6 +75,9 @@ pub struct LockFile {
     pub directory: String,
     /// Where the log is written.
     pub destinations: Vec<NamedDestination>,
+    /// How many of the `sync` destinations must have a record before it is acknowledged; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
     /// Seconds that an append is tried again before lightningd is stopped.
     #[serde(default = "stall_timeout_s")]
     pub stall_timeout_s: u64,
@@ -129,11 +144,11 @@ impl Compaction {
 }
 
 impl LockFile {
-    /// With one destination and the default policy.
+    /// With these destinations, all of which count, and the default settings.
     pub fn new(
         store_id: StoreId,
         directory: String,
-        destination: NamedDestination,
+        destinations: Vec<NamedDestination>,
         wallet: Option<PathBuf>,
     ) -> Self {
         Self {
@@ -141,7 +156,8 @@ impl LockFile {
             version: FORMAT_VERSION,
             store_id,
             directory,
-            destinations: vec![destination],
+            destinations,
+            quorum: None,
             stall_timeout_s: STALL_TIMEOUT_S,
             wallet,
             retention: Policy::default(),
@@ -163,21 +179,48 @@ impl LockFile {
         Duration::from_secs(self.stall_timeout_s)
     }
 
-    /// The destination that is written to.
+    /// The destinations that are written to, the first of them first, with the credentials and settings of
+    /// `options`.
     ///
     /// # Errors
-    /// [`Error::Refused`] where there is none, or more than this program writes to.
-    pub fn destination(&self) -> Result<&NamedDestination> {
-        match self.destinations.as_slice() {
-            [destination] => Ok(destination),
-            other => Err(Error::Refused {
-                what: format!(
-                    "'{LOCK_FILE}' names {} destinations, this program writes to one",
-                    other.len()
-                ),
-                hint: "leave one destination in it.".into(),
-            }),
+    /// [`Error::Refused`] where there is none, two have one name, or the policy makes no sense.
+    pub fn destinations(&self, options: &Options) -> Result<Vec<NamedDestination>> {
+        self.policy()?;
+        let mut destinations = self.destinations.clone();
+        for (index, destination) in destinations.iter_mut().enumerate() {
+            let name = &destination.name;
+            if self.destinations[..index].iter().any(|other| other.name == *name) {
+                return Err(Error::Refused {
+                    what: format!("'{LOCK_FILE}' names two destinations '{name}'"),
+                    hint: "give one of them another name in it.".into(),
+                });
+            }
+            let patience = self.stall_timeout();
+            destination.url = destination.url.clone().with_options(options).with_patience(patience);
         }
+        Ok(destinations)
+    }
+
+    /// When a record is acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where the destinations and the quorum make no sense together.
+    pub fn policy(&self) -> Result<Replication> {
+        let sync = self.destinations.iter().filter(|destination| destination.mode.is_sync());
+        Replication::new(sync.count(), self.quorum)
+    }
+
+    /// What the log says of its places: nothing where there is one.
+    pub fn known_destinations(&self) -> Destinations {
+        if self.destinations.len() < 2 {
+            return Destinations::default();
+        }
+        let known = |destination: &NamedDestination| KnownDestination {
+            name: destination.name.clone(),
+            url: destination.url.to_string(),
+            mode: destination.mode,
+        };
+        Destinations { named: self.destinations.iter().map(known).collect(), quorum: self.quorum }
     }
 
     /// Reads the lock file in `directory`; `None` where there is none.
@@ -343,8 +386,8 @@ mod tests {
     fn read(compaction: &str) -> Result<Option<LockFile>> {
         let folder = tempfile::tempdir().unwrap();
         let url: Destination = "/backup".parse().unwrap();
-        let destination = NamedDestination { name: "nas".into(), url, fencing: None };
-        let lock = LockFile::new(StoreId([1; 16]), "here".into(), destination, None);
+        let destination = NamedDestination::new("nas", url);
+        let lock = LockFile::new(StoreId([1; 16]), "here".into(), vec![destination], None);
         let text = serde_json::to_string(&lock).unwrap();
         assert!(!text.contains("compaction"), "defaults are not frozen into the file");
         let text = format!("{},\"compaction\":{compaction}}}", &text[..text.len() - 1]);

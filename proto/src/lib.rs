@@ -19,6 +19,7 @@
 //! | [`marker`], [`slots`], [`fence`] | which store, who opens it, who writes it |
 //! | [`session`] | what a call's version means |
 //! | [`writer`] | one writer of one log |
+//! | [`replica`] | the log at several destinations at once, and when a record is acknowledged |
 //! | [`log`] | reading it, in order, proved |
 //! | [`snapshot`], [`capture`] | pages at a position, and where they come from |
 //! | [`shadow`] | compaction: a database replayed beside the node, and snapshots of what changed in it |
@@ -44,6 +45,7 @@ pub mod log;
 pub mod marker;
 pub mod prune;
 pub mod record;
+pub mod replica;
 pub mod restore;
 pub mod retention;
 pub mod seal;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::batch::wire::{put_varint, take_varint};
+use crate::replica::Mode;
 use crate::seal::Chain;
 use crate::version::DataVersion;
 
@@ -55,6 +56,38 @@ pub struct Open {
     /// Present where this segment starts a generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
+    /// All places that the log is written to, where there are several.
+    #[serde(default, skip_serializing_if = "Destinations::is_empty")]
+    pub destinations: Destinations,
+}
+
+/// The places of a log that is written to several: what a restore looks at before it takes a state for the newest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Destinations {
+    /// Each of them.
+    pub named: Vec<KnownDestination>,
+    /// How many of the `sync` ones have what was acknowledged; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+}
+
+impl Destinations {
+    /// True where the log has one place, which whoever reads this knows.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+}
+
+/// One of the places of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownDestination {
+    /// How messages name it.
+    pub name: String,
+    /// Where it is, without credentials.
+    pub url: String,
+    /// Whether an append waits for it.
+    #[serde(default, skip_serializing_if = "Mode::is_sync")]
+    pub mode: Mode,
 }
 
 /// What a log holds, as far as versions go.

@@ -430,6 +430,7 @@ impl Writer {
             directory: self.claimant.directory.clone(),
             head: self.session.head(),
             start,
+            destinations: self.store.destinations(),
         });
         self.write_here(now, |encoder, _| encoder.control(&Record::Open(open)))
     }

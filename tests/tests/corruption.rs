@@ -1042,6 +1042,7 @@ fn next_segment(sample: &Sample, plain: &[Vec<u8>], change: impl Fn(&mut [u8])) 
 
 fn open_record() -> Vec<u8> {
     let open = Open {
+        destinations: lockstep_proto::record::Destinations::default(),
         directory: "0".repeat(32),
         host: "elsewhere".into(),
         time: 1_795_196_000_000,

@@ -11,6 +11,7 @@ use lockstep_proto::destination::Destination;
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{Start, StartReason};
+use lockstep_proto::replica::Mode;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::slots::{self, Lock};
 use lockstep_proto::store::Store;
@@ -62,9 +63,11 @@ impl Creation<'_> {
         let destination = NamedDestination {
             name: self.name.into(),
             url: self.url.clone(),
+            mode: Mode::Sync,
             fencing: Some(self.store.fencing().map_err(lockstep_proto::error::Error::from)?),
         };
-        LockFile::new(self.keys.store(), directory, destination, wallet).write(node.path())?;
+        LockFile::new(self.keys.store(), directory, vec![destination], wallet)
+            .write(node.path())?;
         Ok(snapshot_bytes)
     }
 

@@ -355,9 +355,8 @@ fn make_startable(
             lock
         }
         _ => {
-            let (name, url) = ("primary".into(), url.clone());
-            let destination = NamedDestination { name, url, fencing: None };
-            LockFile::new(keys.store(), directory, destination, None)
+            let destination = NamedDestination::new("primary", url.clone());
+            LockFile::new(keys.store(), directory, vec![destination], None)
         }
     };
     Ok(lock.write(node.path())?)

@@ -3,7 +3,7 @@
 use super::{LoadedSegment, Position, all_segments, decode_record};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
-use crate::record::{Head, Record, TimeMs};
+use crate::record::{Destinations, Head, Record, TimeMs};
 use crate::seal::{KeyRing, Tail};
 use crate::session::Session;
 use crate::store::Store;
@@ -30,6 +30,8 @@ pub struct LogEnd {
     pub directory: String,
     /// Machine name of the writer.
     pub host: String,
+    /// All places of the log, where there are several.
+    pub destinations: Destinations,
 }
 
 impl LogEnd {
@@ -91,16 +93,13 @@ impl LogEnd {
         let mut end = None;
         while let Some(seq) = records.next(&mut plain)? {
             let record = decode_record(segment.name, seq, &plain)?;
-            let (mut session, mut time, owner) = match (end.take(), &record) {
-                (None, Record::Open(open)) => {
-                    let owner = (open.directory.clone(), open.host.clone());
-                    (Session::new(open.head), open.time, owner)
-                }
+            let (mut session, mut time, open) = match (end.take(), &record) {
+                (None, Record::Open(open)) => (Session::new(open.head), open.time, open.clone()),
                 (None, _) => {
                     let place = format!("record seq {seq} in '{}'", segment.name);
                     return Err(Error::damaged(place, "a segment begins with an open record"));
                 }
-                (Some((session, time, owner, _)), _) => (session, time, owner),
+                (Some((session, time, open, _)), _) => (session, time, open),
             };
             match &record {
                 Record::Open(_) => {}
@@ -114,18 +113,19 @@ impl LogEnd {
                 }
                 Record::Close(close) => time = close.time,
             }
-            end = Some((session, time, owner, seq));
+            end = Some((session, time, open, seq));
         }
         debug_assert_ne!(records.tail(), Tail::Damaged);
         let name = segment.name;
-        Ok(end.map(|(session, time, (directory, host), seq)| Self {
+        Ok(end.map(|(session, time, open, seq)| Self {
             position: Position { generation: name.generation, seq, chain: records.chain() },
             head: session.newest(),
             time,
             epoch: name.epoch,
             segment: name,
-            directory,
-            host,
+            directory: open.directory,
+            host: open.host,
+            destinations: open.destinations,
         }))
     }
 }

@@ -17,6 +17,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::Destinations;
+
 pub use bucket::{BucketStore, Options};
 pub use copied::CopiedBucket;
 pub use file::FileStore;
@@ -41,6 +43,11 @@ pub trait Store: Send + Sync {
     /// How messages name the store: its URL without credentials.
     fn label(&self) -> &str;
 
+    /// All the places that this one is made of, where there are several: for the log to say.
+    fn destinations(&self) -> Destinations {
+        Destinations::default()
+    }
+
     /// How well the place keeps a second writer out. Where that is not known it is tried out, once: objects are
     /// written, and removed.
     ///
@@ -51,7 +58,8 @@ pub trait Store: Send + Sync {
     /// Writes a new object.
     ///
     /// # Errors
-    /// [`StoreErrorKind::Exists`] where there is one of that name, which is left as it is.
+    /// [`StoreErrorKind::Exists`] where there is one of that name, which is left as it is. (One that holds the very same
+    /// bytes may be our own, whose answer was lost: that is no error where it can be told.)
     fn create(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let mut object = self.create_stream(name)?;
         object.write(bytes)?;

@@ -1,0 +1,5 @@
+//! The log at several destinations at once.
+
+mod policy;
+
+pub use policy::{Mode, Policy};
