@@ -57,6 +57,16 @@ pub enum Error {
         /// The record.
         seq: u64,
     },
+    /// Two destinations of one log hold records that do not follow each other.
+    #[error("'{one}' and '{other}' hold two histories: '{at}' differs, or is only in the second")]
+    TwoHistories {
+        /// The one that was taken for the log.
+        one: String,
+        /// The other.
+        other: String,
+        /// The first segment that differs.
+        at: String,
+    },
     /// The log belongs to another directory: the database was restored there.
     #[error(
         "'{store}' belongs to another copy of this node: it was restored on {host}, data_version {head}"
@@ -190,6 +200,7 @@ impl Error {
             Self::WrongKey { .. } | Self::UnknownKey { .. } => Class::WrongKey,
             Self::OtherStore { .. }
             | Self::Damaged { .. }
+            | Self::TwoHistories { .. }
             | Self::Differs { .. }
             | Self::Database { .. } => Class::Damaged,
             Self::FormatVersion { .. } | Self::UnknownKind { .. } | Self::Behind { .. } => {
@@ -237,6 +248,9 @@ impl Error {
             }
             Self::Behind { .. } => "this database is older than its backup: starting it can cost \
                 all channel funds. Do not start it; run 'backup-cli restore' into a new directory."
+                .into(),
+            Self::TwoHistories { .. } => "two copies of this node wrote to them. They are never mixed: look at both with \
+                'backup-cli status URL', then 'backup-cli destination remove' the one that is not the node's."
                 .into(),
             Self::Differs { .. } => "somebody changed it without this plugin, or a disk did. Nothing is removed \
                 from the backup any more, and no snapshot is made of it; stop lightningd and start it again: a new \

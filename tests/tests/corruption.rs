@@ -105,6 +105,19 @@ impl Store for Memory {
         Err(self.error(name, io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into()))
     }
 
+    fn replace(&self, name: &str, _: &[u8]) -> Result<(), StoreError> {
+        Err(self.error(name, io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into()))
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        _: &[u8],
+        _: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        Err(self.error(name, io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into()))
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let found = self.0.get(name).ok_or_else(|| self.error(name, StoreErrorKind::NotFound))?;
         Ok(found.to_vec())

@@ -94,6 +94,19 @@ impl Store for Paced {
         self.store.create_append(name, header)
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.replace(name, bytes)
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        self.store.resume_append(name, header, records)
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let bytes = self.store.read(name);
         self.pace.rest();

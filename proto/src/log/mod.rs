@@ -154,6 +154,22 @@ impl LoadedSegment {
     }
 }
 
+impl LoadedSegment {
+    /// All of it up to its last whole record, and how many records that are; each is opened.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::UnknownKey`].
+    pub fn whole(&self, keys: &KeyRing) -> Result<(&[u8], u64)> {
+        let mut records = self.records(keys)?;
+        let (mut plain, mut count) = (Vec::new(), 0);
+        while records.next(&mut plain)?.is_some() {
+            count += 1;
+        }
+        let end = usize::try_from(records.offset()).unwrap_or(usize::MAX);
+        Ok((self.bytes.get(..end).unwrap_or(&self.bytes), count))
+    }
+}
+
 /// True where a segment's writer died before the header was durable: nothing follows it.
 fn header_is_torn(bytes: &[u8]) -> bool {
     bytes.iter().skip(HEADER_LEN).all(|&byte| byte == 0)

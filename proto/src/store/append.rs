@@ -34,6 +34,11 @@ impl FileAppend {
         Self { store, name, file, at: 0, zeroed: 0, zeroes_ahead: false }
     }
 
+    /// For a file that holds `at` bytes, durable.
+    pub fn going_on(store: &str, name: &str, file: File, at: u64) -> Self {
+        Self { at, ..Self::new(store, name, file) }
+    }
+
     /// From here on keeps the file zeroed ahead.
     pub fn zero_ahead(&mut self) {
         self.zeroes_ahead = true;

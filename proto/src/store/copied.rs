@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::file::FileStore;
 use super::parts::{Fault, Part, Partial, Tail};
@@ -86,6 +87,19 @@ impl Store for CopiedBucket {
 
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
         self.folder.create_append(name, header)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.folder.replace(name, bytes)
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        self.folder.resume_append(name, header, records)
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {

@@ -145,6 +145,32 @@ impl FileStore {
     }
 }
 
+impl FileStore {
+    /// Puts a file in place of the one of that name, if there is one.
+    fn write_over(&self, name: &str, bytes: &[u8]) -> Result<File, StoreError> {
+        let mut object = self.new_file(name)?;
+        object.write(bytes)?;
+        let failed = self.failed("replace", name);
+        fsync(&object.out).map_err(&failed)?;
+        let (folder, file) = (&*object.folder, object.file.as_str());
+        rustix::fs::renameat(folder, &object.temporary, folder, file).map_err(&failed)?;
+        fsync(folder).map_err(&failed)?;
+        object.out.try_clone().map_err(|error| self.error("replace", name, error.into()))
+    }
+
+    fn new_file(&self, name: &str) -> Result<NewFile<'_>, StoreError> {
+        let (folder, file) = self.locate(name, true)?;
+        let token: [u8; 8] = crate::seal::random_token()
+            .map_err(|error| self.error("create", name, io::Error::other(error).into()))?;
+        let temporary = format!(".{file}.{}.tmp", hex::encode(&token));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let out =
+            openat(&*folder, &temporary, flags, FILE_MODE).map_err(self.failed("create", name))?;
+        let (name, file) = (name.to_owned(), file.to_owned());
+        Ok(NewFile { store: self, folder, name, file, temporary, out: out.into(), at: 0 })
+    }
+}
+
 impl Store for FileStore {
     fn label(&self) -> &str {
         &self.label
@@ -155,18 +181,10 @@ impl Store for FileStore {
     }
 
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
-        let (folder, file) = self.locate(name, true)?;
         if name.starts_with(layout::SNAPSHOTS) {
-            remove_leftovers(&folder);
+            remove_leftovers(&self.locate(name, true)?.0);
         }
-        let token: [u8; 8] = crate::seal::random_token()
-            .map_err(|error| self.error("create", name, io::Error::other(error).into()))?;
-        let temporary = format!(".{file}.{}.tmp", hex::encode(&token));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let out =
-            openat(&*folder, &temporary, flags, FILE_MODE).map_err(self.failed("create", name))?;
-        let (name, file) = (name.to_owned(), file.to_owned());
-        Ok(Box::new(NewFile { store: self, folder, name, file, temporary, out: out.into(), at: 0 }))
+        Ok(Box::new(self.new_file(name)?))
     }
 
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
@@ -181,6 +199,28 @@ impl Store for FileStore {
         let mut append = FileAppend::new(&self.label, name, out.into());
         append.append(header)?;
         fsync(&*folder).map_err(self.failed("sync folder of", name))?;
+        if self.local {
+            append.zero_ahead();
+        }
+        Ok(Box::new(append))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_over(name, bytes).map(drop)
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        // Anew: of a file that could not be written to, nothing is trusted.
+        let bytes = [&[header], &records.iter().map(|record| &**record).collect::<Vec<_>>()[..]]
+            .concat()
+            .concat();
+        let file = self.write_over(name, &bytes)?;
+        let mut append = FileAppend::going_on(&self.label, name, file, bytes.len() as u64);
         if self.local {
             append.zero_ahead();
         }

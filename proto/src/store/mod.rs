@@ -14,6 +14,7 @@ mod file;
 mod parts;
 
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,26 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// As [`create`](Self::create).
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError>;
+
+    /// Makes an object be exactly `bytes`, whatever was there; atomic and durable. Only for what is known to be the same
+    /// object at another destination.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was there is as it was.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Goes on with an object that [`create_append`](Self::create_append) began, or should have begun: afterwards it
+    /// is exactly `header` and `records`, durable, and grows from there. What lies in its way was left by a writer
+    /// that was never acknowledged.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError>;
 
     /// Reads a whole object.
     ///

@@ -148,6 +148,23 @@ impl Store for SimStore {
         Ok(Box::new(SimObject { store: self.clone(), name: name.into(), bytes: Vec::new() }))
     }
 
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.0.lock().unwrap().objects.remove(name);
+        self.write(name, bytes, true)
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        let whole =
+            records.iter().fold(header.to_vec(), |whole, record| [&whole, &**record].concat());
+        self.replace(name, &whole)?;
+        Ok(Box::new(SimObject { store: self.clone(), name: name.into(), bytes: Vec::new() }))
+    }
+
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let disk = self.0.lock().unwrap();
         if disk.dead {

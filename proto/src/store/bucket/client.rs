@@ -116,6 +116,26 @@ impl Client {
         Err(last)
     }
 
+    /// Writes an object, whatever is there, and reads it back.
+    ///
+    /// # Errors
+    /// Where the server refuses.
+    pub async fn replace(&self, name: &str, bytes: Bytes) -> Result<()> {
+        let mut last = StoreErrorKind::NotFound;
+        for attempt in 0..TRIES {
+            if let Err(error) = self.put(name, bytes.clone(), PutMode::Overwrite).await {
+                last = explain(error);
+            }
+            match self.read(name).await {
+                Ok(found) if found == bytes => return Ok(()),
+                Ok(_) => {}
+                Err(error) => last = error,
+            }
+            tokio::time::sleep(pause(attempt)).await;
+        }
+        Err(last)
+    }
+
     /// A whole object.
     ///
     /// # Errors

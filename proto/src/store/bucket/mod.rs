@@ -28,7 +28,7 @@ mod upload;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use connect::Options;
@@ -188,14 +188,40 @@ impl Store for BucketStore {
     }
 
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
-        let segment = SegmentName::parse_object(name).ok_or_else(|| {
-            let what = StoreErrorKind::Damaged("not the name of a segment".into());
-            self.client.error("create", name, what)
-        })?;
+        let segment = self.segment_name("create", name)?;
         let epoch = u64::from(segment.epoch);
         let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
         let exclusive = self.exclusive()?;
         Ok(Box::new(PartAppend::new(&self.client, segment, header, exclusive, first_of_epoch)))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (client, path, bytes) = (self.client.clone(), name.to_owned(), bytes.to_vec());
+        wait(
+            &self.client,
+            "replace",
+            name,
+            async move { client.replace(&path, bytes.into()).await },
+        )
+    }
+
+    fn resume_append(
+        &self,
+        name: &str,
+        header: &[u8],
+        records: &[Arc<[u8]>],
+    ) -> Result<Box<dyn Append>, StoreError> {
+        let segment = self.segment_name("resume", name)?;
+        let epoch = u64::from(segment.epoch);
+        let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
+        let exclusive = self.exclusive()?;
+        if exclusive {
+            self.make_room(segment)?;
+        }
+        let mut append = PartAppend::new(&self.client, segment, header, exclusive, first_of_epoch);
+        // What is there already is read back, compared, and taken for written.
+        records.iter().try_for_each(|record| append.append(record))?;
+        Ok(Box::new(append))
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
@@ -293,6 +319,29 @@ impl Store for BucketStore {
 }
 
 impl BucketStore {
+    fn segment_name(&self, action: &'static str, name: &str) -> Result<SegmentName, StoreError> {
+        SegmentName::parse_object(name).ok_or_else(|| {
+            let what = StoreErrorKind::Damaged("not the name of a segment".into());
+            self.client.error(action, name, what)
+        })
+    }
+
+    /// Puts segments of older writers together whose last record, which nobody was told of, has a number of
+    /// `segment`'s.
+    fn make_room(&self, segment: SegmentName) -> Result<(), StoreError> {
+        for partial in self.partials()? {
+            let last = partial.parts.last().map_or(0, |part| part.seq);
+            let age = |name: SegmentName| (name.epoch, name.index);
+            if last >= segment.first_seq && age(partial.name) < age(segment) {
+                let (client, name) = (self.client.clone(), partial.name.to_string());
+                wait(&self.client, "merge", &name, async move {
+                    merge::merge(&client, &partial, true, false).await
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn read_parts(&self, name: &str, segment: SegmentName) -> Result<Vec<u8>, StoreError> {
         let Some(partial) = self.partial(segment)? else {
             // It may have been put together meanwhile.

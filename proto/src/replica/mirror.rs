@@ -1,0 +1,222 @@
+//! Bringing one destination up to another.
+//!
+//! All destinations of a log hold the same objects under the same names, byte for byte. So one that was away is
+//! brought up by copying what it lacks, and one that was damaged by replacing what is wrong. Nothing is copied that
+//! does not open and prove itself, and two histories are never mixed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use crate::error::{Error, Result};
+use crate::layout::{self, SegmentName, SnapshotName};
+use crate::log::{LoadedSegment, SegmentEntry, all_segments};
+use crate::seal::KeyRing;
+use crate::snapshot::{self, Proof};
+use crate::store::{Store, StoreErrorKind};
+
+/// Bytes that are copied at a time.
+const CHUNK: usize = 256 << 10;
+/// Small objects that are never changed.
+const SMALL: [&str; 3] = [layout::KEYS, layout::EPOCHS, layout::HOLDS];
+
+/// What is copied, and from where to where.
+pub struct Mirror<'a> {
+    /// Has everything.
+    pub source: &'a dyn Store,
+    /// Lacks something.
+    pub target: &'a dyn Store,
+    /// Opens both.
+    pub keys: &'a KeyRing,
+    /// Epoch and index of the first segment that is not copied, where one is being written.
+    pub before: Option<(u32, u32)>,
+}
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mirrored {
+    /// Objects that were not there, or were not whole.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Mirror<'_> {
+    /// Copies all that the target lacks; the marker, which makes a store of it, last. `progress` is told the bytes
+    /// of each piece.
+    ///
+    /// # Errors
+    /// [`Error::TwoHistories`] where the target holds a record that was acknowledged and is not in the source;
+    /// nothing of the log was copied then. Else what either store says; what was copied until then is of use.
+    pub fn run(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
+        let mut done = Mirrored::default();
+        for folder in SMALL {
+            for name in self.missing(folder)? {
+                self.copy(&name, &mut done, progress)?;
+            }
+        }
+        self.copy_segments(&mut done, progress)?;
+        self.copy_snapshots(&mut done, progress)?;
+        if !self.target.exists(layout::MARKER)? {
+            self.copy(layout::MARKER, &mut done, progress)?;
+        }
+        Ok(done)
+    }
+
+    /// As [`run`](Self::run), of the snapshots alone.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn snapshots(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
+        let mut done = Mirrored::default();
+        self.copy_snapshots(&mut done, progress)?;
+        Ok(done)
+    }
+
+    fn missing(&self, folder: &str) -> Result<Vec<String>> {
+        let there = self.target.list_all(folder)?;
+        let there: BTreeSet<&str> = there.iter().map(|entry| entry.name.as_str()).collect();
+        let all = self.source.list_all(folder)?;
+        let missing = all.into_iter().filter(|entry| !there.contains(entry.name.as_str()));
+        Ok(missing.map(|entry| format!("{folder}/{}", entry.name)).collect())
+    }
+
+    fn copy(&self, name: &str, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let mut from = match self.source.read_stream(name) {
+            // Whoever prunes has removed it meanwhile.
+            Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => return Ok(()),
+            from => from?,
+        };
+        let mut to = self.target.create_stream(name)?;
+        let mut chunk = vec![0; CHUNK];
+        let mut bytes = 0;
+        loop {
+            let read = from.read(&mut chunk).map_err(|error| {
+                Error::damaged(format!("'{name}' in '{}'", self.source.label()), error)
+            })?;
+            if read == 0 {
+                break;
+            }
+            to.write(&chunk[..read])?;
+            bytes += read as u64;
+            progress(read as u64);
+        }
+        match to.commit() {
+            // Another process brings it up, too.
+            Err(error) if matches!(error.kind, StoreErrorKind::Exists) => return Ok(()),
+            committed => committed?,
+        }
+        done.objects += 1;
+        done.bytes += bytes;
+        Ok(())
+    }
+
+    fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        // By name: a snapshot before those that are made on it.
+        for name in self.missing(layout::SNAPSHOTS)? {
+            if SnapshotName::parse_object(&name).is_none() {
+                continue;
+            }
+            let before = done.objects;
+            self.copy(&name, done, progress)?;
+            // It counts once it was read there, as any snapshot.
+            if done.objects > before
+                && let Err(error) =
+                    snapshot::read(self.target, self.keys, &name, None, &mut Proof::default())
+            {
+                self.target.remove(&name)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_segments(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let wanted: Vec<SegmentEntry> = self.settled(self.source)?;
+        let there: BTreeMap<SegmentName, u64> =
+            self.settled(self.target)?.into_iter().map(|entry| (entry.name, entry.size)).collect();
+        self.refuse_another_history(&wanted, &there)?;
+        // Of those that were ended in order the size tells; not of what the target was at when it went away.
+        let age = |name: &SegmentName| (name.epoch, name.index);
+        let newest_there = there.keys().map(age).max();
+        for entry in wanted {
+            let same_size = there.get(&entry.name) == Some(&entry.size);
+            if same_size && newest_there.is_some_and(|newest| age(&entry.name) < newest) {
+                continue;
+            }
+            self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, store: &dyn Store) -> Result<Vec<SegmentEntry>> {
+        let mut all = all_segments(store)?;
+        let before = self.before.unwrap_or((u32::MAX, u32::MAX));
+        all.retain(|entry| (entry.name.epoch, entry.name.index) < before);
+        Ok(all)
+    }
+
+    /// Makes the target's segment what the source's is.
+    fn bring_up(
+        &self,
+        name: SegmentName,
+        there: bool,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let Some(source) = load(self.source, self.keys, name)? else { return Ok(()) };
+        let (wanted, count) = source.whole(self.keys)?;
+        let object = name.to_string();
+        if there && let Some(target) = load(self.target, self.keys, name)? {
+            let (found, found_count) = target.whole(self.keys)?;
+            if found == wanted || found.starts_with(wanted) && found_count <= count + 1 {
+                return Ok(());
+            }
+            if !wanted.starts_with(found) {
+                return Err(self.two_histories(name));
+            }
+        }
+        self.target.replace(&object, wanted)?;
+        done.objects += 1;
+        done.bytes += wanted.len() as u64;
+        progress(wanted.len() as u64);
+        Ok(())
+    }
+
+    /// Whatever only the target has must be what nobody was told of: at most one record.
+    fn refuse_another_history(
+        &self,
+        wanted: &[SegmentEntry],
+        there: &BTreeMap<SegmentName, u64>,
+    ) -> Result<()> {
+        let names: BTreeSet<SegmentName> = wanted.iter().map(|entry| entry.name).collect();
+        let oldest = wanted.iter().map(|entry| (entry.name.epoch, entry.name.index)).min();
+        for &name in there.keys().filter(|name| !names.contains(name)) {
+            // The source may have been pruned.
+            if oldest.is_some_and(|oldest| (name.epoch, name.index) < oldest) {
+                continue;
+            }
+            if let Some(segment) = load(self.target, self.keys, name)?
+                && segment.whole(self.keys)?.1 > 1
+            {
+                return Err(self.two_histories(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn two_histories(&self, name: SegmentName) -> Error {
+        Error::TwoHistories {
+            one: self.source.label().into(),
+            other: self.target.label().into(),
+            at: name.to_string(),
+        }
+    }
+}
+
+/// A segment, unless it is not there any more, or never held anything.
+fn load(store: &dyn Store, keys: &KeyRing, name: SegmentName) -> Result<Option<LoadedSegment>> {
+    match LoadedSegment::load(store, keys, name) {
+        Err(Error::Store(error)) if matches!(error.kind, StoreErrorKind::NotFound) => Ok(None),
+        loaded => loaded,
+    }
+}
