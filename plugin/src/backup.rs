@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, destination_options, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, destination_options, read_key_file,
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
@@ -28,6 +28,7 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
+use crate::places::Places;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
@@ -43,7 +44,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub struct Backup {
     directory: PathBuf,
     wallet: PathBuf,
-    destination: NamedDestination,
+    places: Places,
     stall_timeout: Duration,
     store_id: StoreId,
     /// This directory, to which the log must belong.
@@ -109,19 +110,16 @@ impl Backup {
         }
         let keys = read_key_file(&key_file)?;
         let options = destination_options(Some(&directory), std::env::vars_os())?;
-        let destination = lock.destinations(&options)?.swap_remove(0);
         if keys.store() != lock.store_id {
             let (expected, found) = (lock.store_id, keys.store());
             return Err(Error::OtherStore { object: KEY_FILE.into(), expected, found });
         }
-        let store = destination.url.open()?;
-        Marker::read(&*store)?.require(lock.store_id)?;
-        let end = LogEnd::read(&*store, &keys)?;
+        let (places, store, end) = Places::open(&lock, &options, &keys, &output)?;
         end.expect_directory(&*store, &lock.directory)?;
         let wallet = wallet_of(&directory, &lock);
         let mut backup = Self {
             wallet,
-            destination,
+            places,
             stall_timeout: lock.stall_timeout(),
             store_id: lock.store_id,
             id: lock.directory,
@@ -164,9 +162,9 @@ impl Backup {
         self.stall_timeout
     }
 
-    /// How messages name the destination.
+    /// How messages name the destinations.
     pub fn label(&self) -> String {
-        format!("{} ({})", self.destination.name, self.destination.url)
+        self.places.label()
     }
 
     /// Direction decides: ahead is copied, behind is refused, and nothing starts empty over a history.
@@ -258,16 +256,14 @@ impl Backup {
         let mut status = self.status.lock();
         status.store_id = self.store_id.to_string();
         status.set_slots(slots.into_iter().map(|slot| slot.name).collect());
-        status.destinations = vec![DestinationStatus {
-            name: self.destination.name.clone(),
-            url: self.destination.url.to_string(),
-            fencing: self.destination.fencing,
-            state: State::Ready,
+        status.log = DestinationStatus {
             generation: end.position.generation,
             epoch: end.epoch,
             seq: end.position.seq,
             data_version: end.head.data_version.map(|version| version.0),
-        }];
+            ..DestinationStatus::default()
+        };
+        status.places = Some(self.places.clone());
         Ok(())
     }
 
@@ -338,7 +334,9 @@ impl Backup {
     /// Notes how well the place keeps a second writer out, and says so where that is not what it was.
     fn note_fencing(&self) -> Result<()> {
         let fencing = self.store.fencing()?;
-        if fencing == Fencing::Advisory && self.destination.fencing == Some(Fencing::Real) {
+        let counting = self.places.named().iter().filter(|of| of.mode.is_sync());
+        let was_real = counting.map(|of| of.fencing).all(|of| of == Some(Fencing::Real));
+        if fencing == Fencing::Advisory && was_real {
             let line = format!(
                 "'{}' does not keep a second writer out any more (fencing: advisory). hint: make sure that no other \
                  copy of this node runs, and ask the provider",
@@ -347,9 +345,7 @@ impl Backup {
             self.output.log(Level::Unusual, &line);
             self.status.lock().warnings.push(line);
         }
-        if let Some(destination) = self.status.lock().destinations.first_mut() {
-            destination.fencing = Some(fencing);
-        }
+        self.status.lock().log.fencing = Some(fencing);
         Ok(())
     }
 
@@ -393,7 +389,9 @@ impl Backup {
     /// # Errors
     /// Where what is there now must not be written to: another writer's, or another state of the log.
     fn reopen(&mut self) -> Result<()> {
-        let reopened = self.destination.url.open().and_then(|store| {
+        // Those of several are opened anew by their own threads.
+        let Some(destination) = self.places.only() else { return Ok(()) };
+        let reopened = destination.url.open().and_then(|store| {
             Marker::read(&*store)?.require(self.store_id)?;
             if let Some(writer) = &mut self.writer {
                 writer.reattach(store.clone())?;
@@ -409,16 +407,14 @@ impl Backup {
     }
 
     fn set_state(&self, state: State) {
-        if let Some(destination) = self.status.lock().destinations.first_mut() {
-            destination.state = state;
-        }
+        self.status.lock().log.state = state;
     }
 
     /// A call was answered: from the first one on there may be compactions.
     pub fn answered(&mut self) {
         let Some((settings, retention)) = self.compaction.take() else { return };
         let setup = Setup {
-            destination: self.destination.clone(),
+            places: self.places.clone(),
             keys: self.keys.clone(),
             wallet: self.wallet.clone(),
             folder: settings.shadow_in(&self.directory),
@@ -441,16 +437,14 @@ impl Backup {
         status.last_append = Some(now());
         status.last_append_us = took_us;
         status.longest_append_us = status.longest_append_us.max(took_us);
-        if let Some(destination) = status.destinations.first_mut() {
-            if destination.state == State::Stalled {
-                self.output.log(Level::Info, &format!("'{}' answers again", self.label()));
-            }
-            destination.state = State::Current;
-            destination.generation = position.generation;
-            destination.epoch = writer.epoch();
-            destination.seq = position.seq;
-            destination.data_version = Some(data_version.0);
+        if status.log.state == State::Stalled {
+            self.output.log(Level::Info, &format!("'{}' answers again", self.label()));
         }
+        status.log.state = State::Current;
+        status.log.generation = position.generation;
+        status.log.epoch = writer.epoch();
+        status.log.seq = position.seq;
+        status.log.data_version = Some(data_version.0);
     }
 
     /// Ends the log in order.
@@ -458,6 +452,7 @@ impl Backup {
         if let Some(writer) = &mut self.writer {
             writer.close(now());
         }
+        self.places.settle();
     }
 }
 

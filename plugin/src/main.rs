@@ -9,6 +9,7 @@
 //! | [`wire`] | messages on stdin and stdout |
 //! | [`hook`] | one `db_write`: from JSON to an answer |
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
+//! | [`places`] | the destinations of the log |
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
@@ -19,6 +20,7 @@ mod backup;
 mod compactor;
 mod hook;
 mod node;
+mod places;
 mod shutdown;
 mod stall;
 mod status;

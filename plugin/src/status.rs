@@ -2,18 +2,20 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use lockstep_proto::replica::Mode;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::{Fencing, Store};
 use serde::Serialize;
 
 use crate::compactor::{CompactionStatus, Compactor};
+use crate::places::Places;
 
 /// What `backup-status` answers. Fields only ever get more.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct Status {
     /// The store's name.
     pub store_id: String,
-    /// One each.
+    /// One each; filled in for each answer.
     pub destinations: Vec<DestinationStatus>,
     /// Batches acknowledged by this process.
     pub batches: u64,
@@ -29,6 +31,12 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Snapshots; filled in for each answer.
     pub compaction: Option<CompactionStatus>,
+    /// The log, as a place that has everything is.
+    #[serde(skip)]
+    pub log: DestinationStatus,
+    /// Its places.
+    #[serde(skip)]
+    pub places: Option<Places>,
 }
 
 impl Status {
@@ -50,11 +58,18 @@ pub struct DestinationStatus {
     pub name: String,
     /// Its URL, without credentials.
     pub url: String,
+    /// Whether an append waits for it.
+    pub mode: Mode,
     /// How well it keeps a second writer out, `real` or `advisory`: as it was when the backup was made, and from the
     /// first write on as this process found it.
     pub fencing: Option<Fencing>,
-    /// `current`: everything acknowledged is there. `stalled`: it does not answer.
+    /// `current`: everything acknowledged is there. `stalled`: it does not answer. `behind`: it is being brought up.
+    /// `diverged`: it holds another history, and nothing is written to it.
     pub state: State,
+    /// About the records of this process that it lacks.
+    pub lacks: u64,
+    /// What it last failed with.
+    pub error: Option<String>,
     /// The history that is written.
     pub generation: u32,
     /// This writer.
@@ -76,6 +91,10 @@ pub enum State {
     Current,
     /// It does not answer.
     Stalled,
+    /// It lacks something, and is being brought up.
+    Behind,
+    /// It holds another history.
+    Diverged,
 }
 
 /// What is needed to add a key slot.
@@ -107,6 +126,15 @@ impl SharedStatus {
     /// A copy of it, with what is known of compaction.
     pub fn answer(&self) -> Status {
         let mut status = self.lock().clone();
+        if let Some(places) = &status.places {
+            status.destinations = places.status(&status.log);
+        }
+        let bad = status.destinations.iter().filter(|destination| destination.error.is_some());
+        let warning = |of: &DestinationStatus| {
+            format!("'{}' is behind: {}", of.name, of.error.as_deref().unwrap_or_default())
+        };
+        let warnings: Vec<String> = bad.map(warning).collect();
+        status.warnings.extend(warnings);
         status.warnings.extend(self.0.compactor.warnings());
         Status { compaction: self.0.compactor.status(), ..status }
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lockstep_proto::config::{Compaction, NamedDestination};
+use lockstep_proto::config::Compaction;
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::retention::Policy;
@@ -36,6 +36,7 @@ pub use self::status::CompactionStatus;
 use self::status::{LastError, LastRun};
 use self::work::Done;
 use crate::backup::{explain, now};
+use crate::places::Places;
 use crate::wire::{Level, Output};
 
 /// How often the hook's counters are looked at.
@@ -75,8 +76,8 @@ struct Progress {
 
 /// What a compaction needs, besides [`Shared`].
 pub struct Setup {
-    /// Where the log is. It is opened anew each time.
-    pub destination: NamedDestination,
+    /// Where the log is. Each is opened anew each time.
+    pub places: Places,
     /// The keys.
     pub keys: KeyRing,
     /// The node's database, to look at its size.
@@ -283,8 +284,14 @@ impl Shared {
         output.log(Level::Broken, &message);
         let Error::Differs { generation, seq, .. } = *error else { return };
         let hold = Hold { generation, seq, time: now() };
-        let placed = self
-            .at_lowest_priority(setup, move |_, setup| hold.place(&*setup.destination.url.open()?));
+        let placed = self.at_lowest_priority(setup, move |_, setup| {
+            // On as many as answer, so that none of them is pruned.
+            let (one, others) = setup.places.current();
+            for other in others {
+                let _ = other.url.open().and_then(|at| hold.place(&*at));
+            }
+            hold.place(&*one.url.open()?)
+        });
         match placed {
             Ok(()) => {
                 let mut known = self.lock();
@@ -331,7 +338,7 @@ impl Shared {
     fn look(self: &Arc<Self>, setup: &Arc<Setup>, output: &Output) {
         let at = self.signal.bytes.load(Ordering::Relaxed);
         let looked = self.at_lowest_priority(setup, |_, setup| {
-            let store = setup.destination.url.open()?;
+            let store = setup.places.current().0.url.open()?;
             Ok((Tail::read(&*store, &setup.keys)?, Hold::list(&*store)?))
         });
         let mut known = self.lock();

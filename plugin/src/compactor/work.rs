@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use lockstep_proto::config::NamedDestination;
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
+use lockstep_proto::replica::Mirror;
 use lockstep_proto::shadow::{self, Proofs, Proven, Published, Shadow};
 use lockstep_proto::store::Store;
 use lockstep_proto::tail::Tail;
@@ -84,9 +86,10 @@ impl fmt::Display for Outcome {
 /// # Errors
 /// The first thing that went wrong; nothing was published.
 pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
-    let Setup { destination, keys, folder, .. } = setup;
+    let Setup { places, keys, folder, .. } = setup;
     refuse_too_large(setup)?;
     let pace = Pace::new(shared);
+    let (destination, others) = places.current();
     let store = Paced { store: destination.url.open()?, pace: pace.clone() };
     Marker::read(&store)?.require(keys.store())?;
     not_fenced(shared, setup, &store)?;
@@ -116,10 +119,14 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
         shared.progress.all.store(all, Ordering::Relaxed);
     })?;
     drop(shadow);
-    let removed = match published {
-        Some(_) => prune(shared, setup, &store)?,
-        None => 0,
-    };
+    let mut removed = 0;
+    if published.is_some() {
+        removed = prune(shared, setup, &store)?;
+        for other in others {
+            // It is brought up by its own thread where it went away.
+            let _ = follow(shared, setup, &store, other, &pace);
+        }
+    }
 
     let tail_at = shared.signal.bytes.load(Ordering::Relaxed);
     let tail = Tail::read(&store, keys)?;
@@ -168,6 +175,23 @@ fn prove(
     Ok((checked, checked_in))
 }
 
+/// Has another destination hold the same snapshots, and no more.
+fn follow(
+    shared: &Shared,
+    setup: &Setup,
+    source: &dyn Store,
+    other: &NamedDestination,
+    pace: &Arc<Pace>,
+) -> Result<()> {
+    let target = Paced { store: other.url.open()?, pace: pace.clone() };
+    Marker::read(&target)?.require(setup.keys.store())?;
+    target.tidy()?;
+    let mirror = Mirror { source, target: &target, keys: &setup.keys, before: None };
+    mirror.snapshots(&mut |_| {})?;
+    let held = !shared.lock().holds.is_empty() || !Hold::list(&target)?.is_empty();
+    if held { Ok(()) } else { remove_old(shared, setup, &target).map(drop) }
+}
+
 /// Removes what the retention policy does not keep, now that a newer snapshot is there.
 fn prune(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
     let holds = Hold::list(store)?;
@@ -176,6 +200,10 @@ fn prune(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
     if held {
         return Ok(0);
     }
+    remove_old(shared, setup, store)
+}
+
+fn remove_old(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<usize> {
     let plan = PrunePlan::new(store, &setup.keys, &setup.retention, now())?;
     shared.enter(Phase::Prune, 0);
     let mut removed = 0;

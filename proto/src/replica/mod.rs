@@ -1,7 +1,262 @@
-//! The log at several destinations at once.
+//! The log at several destinations at once: one store to its writer, many places behind it.
+//!
+//! All places hold the same objects, byte for byte. What the writer appends goes into the [`feed`]; a thread for each
+//! place ([`worker`]) follows it there, and the [`policy`] says how many of them an append waits for. One that was
+//! away is brought up by copying what it lacks from another ([`mirror`]).
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`policy`] | when a record is acknowledged |
+//! | [`feed`] | what is being written, for who is not equally fast |
+//! | [`worker`] | one place's thread |
+//! | [`mirror`] | one place brought up to another |
+//! | [`open`] | which places answer, and which of them has the newest state |
+//! | [`everywhere`] | an object written to all places at once |
+//! | [`quorum`] | waiting for enough places |
+//! | [`store`] | all of that as one store |
+//! | [`shared`] | what writer and threads know of each other |
 
+mod everywhere;
+mod feed;
 mod mirror;
+mod open;
 mod policy;
+mod quorum;
+mod shared;
+mod store;
+mod worker;
+
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use mirror::{Mirror, Mirrored};
 pub use policy::{Mode, Policy};
+pub use shared::{Report, Standing};
+pub use worker::Observer;
+
+use self::open::{newest, open_all};
+use self::quorum::Quorum;
+use self::shared::{Replica, Shared, Task, explain};
+use self::worker::Worker;
+use crate::config::{LockFile, NamedDestination};
+use crate::error::{Error, Result as LogResult};
+use crate::layout;
+use crate::log::LogEnd;
+use crate::record::Destinations;
+use crate::seal::KeyRing;
+use crate::store::{Store, StoreError, StoreErrorKind};
+
+/// Once enough places have answered, the others may take this much longer before they are left to be brought up.
+const GRACE: Duration = Duration::from_secs(2);
+/// Whether the places answer is known after this: lightningd does not wait for a plugin longer than a minute.
+const OPENING: Duration = Duration::from_secs(20);
+
+/// Several places as one store.
+pub struct Replicas {
+    quorum: Quorum,
+    destinations: Arc<Vec<NamedDestination>>,
+    known: Destinations,
+}
+
+impl Replicas {
+    /// Opens all places that a lock file names, and gives where the newest of their logs ends. `destinations` are
+    /// its own, with their credentials; `observer` is told when one goes away or comes back.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where fewer answer than an append needs.
+    pub fn open(
+        lock: &LockFile,
+        destinations: Vec<NamedDestination>,
+        keys: &KeyRing,
+        observer: Observer,
+    ) -> LogResult<(Self, LogEnd)> {
+        let policy = lock.policy()?;
+        let patience = lock.stall_timeout();
+        let mut answers = open_all(&destinations, keys, OPENING.min(patience));
+        let newest = newest(&destinations, policy, &mut answers)?;
+        let end = answers[newest].as_ref().map(|(_, end)| end.clone());
+        let end = end.map_err(|error| Error::damaged(&destinations[newest].name, error))?;
+        let replica = |(answer, of): (&open::Answer, &NamedDestination)| {
+            let whole = answer.as_ref().is_ok_and(|(_, found)| found.position == end.position);
+            let report = Report {
+                name: of.name.clone(),
+                mode: of.mode,
+                standing: if whole { Standing::Current } else { Standing::Behind },
+                lacks: 0,
+                error: answer.as_ref().err().map(explain),
+            };
+            let store = answer.as_ref().ok().map(|(store, _)| store.clone());
+            Replica { report, store, whole, done: 0, taken: false, tasks: Default::default() }
+        };
+        let shared = Arc::new(Shared::default());
+        {
+            let mut state = shared.lock();
+            state.to_acknowledge = policy.to_acknowledge();
+            state.replicas = answers.iter().zip(&destinations).map(replica).collect();
+        }
+        let names: Vec<&str> = destinations.iter().map(|of| of.name.as_str()).collect();
+        let (label, known) = (names.join(" + "), lock.known_destinations());
+        let destinations = Arc::new(destinations);
+        for index in 0..destinations.len() {
+            let worker = Worker::new(index, &destinations, keys, &shared, &observer);
+            std::thread::Builder::new()
+                .name("destination".into())
+                .spawn(move || worker.run())
+                .map_err(Error::file("start a thread for", label.as_ref()))?;
+        }
+        let quorum = Quorum { shared, policy, patience, label };
+        Ok((Self { quorum, destinations, known }, end))
+    }
+
+    /// How each place is, in the order of the lock file.
+    pub fn reports(&self) -> Vec<Report> {
+        self.quorum.shared.lock().replicas.iter().map(|replica| replica.report.clone()).collect()
+    }
+
+    /// The first place that has everything: where a reader finds it.
+    pub fn current(&self) -> Option<&NamedDestination> {
+        let reports = self.reports();
+        let current = reports.iter().position(|report| report.standing == Standing::Current);
+        self.destinations.get(current?)
+    }
+
+    /// Waits until every place that answers has everything, but no longer than `patience`.
+    pub fn settle(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.quorum.shared.lock();
+        while state.replicas.iter().any(|replica| {
+            replica.report.standing == Standing::Current && !replica.has(state.feed.steps())
+        }) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.quorum.shared.done.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Asks every place at once, and gives the answers of those that gave one in time, by their number: within
+    /// `grace` of the one that made them enough.
+    fn ask<T: Send + 'static>(
+        &self,
+        grace: Duration,
+        what: impl Fn(&Arc<dyn Store>) -> Result<T, StoreError> + Clone + Send + 'static,
+    ) -> Vec<(usize, Result<T, Option<StoreError>>)> {
+        let (sender, answers) = channel();
+        let mut state = self.quorum.shared.lock();
+        let count = state.replicas.len();
+        for (index, replica) in state.replicas.iter_mut().enumerate() {
+            let (sender, what) = (sender.clone(), what.clone());
+            let task: Task = Box::new(move |store| {
+                // Nobody may wait for it any more.
+                let _ = sender
+                    .send((index, store.map_err(|_| None).and_then(|s| what(s).map_err(Some))));
+            });
+            replica.tasks.push_back(task);
+        }
+        drop(state);
+        drop(sender);
+        self.quorum.shared.work.notify_all();
+        let mut until = Instant::now() + self.quorum.patience;
+        let mut given = Vec::new();
+        while given.len() < count {
+            let left = until.saturating_duration_since(Instant::now());
+            match answers.recv_timeout(left) {
+                Ok(answer) => given.push(answer),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+            let good =
+                |(index, answer): &&(usize, Result<T, _>)| answer.is_ok() && self.counts(*index);
+            if given.iter().filter(good).count() >= self.quorum.policy.to_acknowledge() {
+                until = until.min(Instant::now() + grace);
+            }
+        }
+        given
+    }
+
+    fn counts(&self, index: usize) -> bool {
+        self.destinations[index].mode.is_sync()
+    }
+
+    /// Changes every place. Those where it fails are brought up later; there must be enough where it does not.
+    fn change(
+        &self,
+        action: &'static str,
+        object: &str,
+        what: impl Fn(&Arc<dyn Store>) -> Result<(), StoreError> + Clone + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let answers = self.ask(GRACE, what);
+        self.expect(self.quorum.policy.to_acknowledge(), action, object, answers)
+    }
+
+    /// Whether so many of the places that count have answered well. If so, the others are brought up later.
+    fn expect(
+        &self,
+        needed: usize,
+        action: &'static str,
+        object: &str,
+        answers: Vec<(usize, Result<(), Option<StoreError>>)>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.quorum.shared.lock();
+        let (mut good, mut first) = (0, None);
+        let mut has = vec![false; state.replicas.len()];
+        for (index, answer) in answers {
+            match answer {
+                Ok(()) => {
+                    has[index] = true;
+                    good += usize::from(self.counts(index));
+                }
+                Err(Some(error)) if matches!(error.kind, StoreErrorKind::Exists) => {
+                    return Err(error);
+                }
+                Err(error) => first = first.or(error),
+            }
+        }
+        if good >= needed {
+            for (replica, _) in state.replicas.iter_mut().zip(has).filter(|(_, has)| !has) {
+                replica.whole = false;
+            }
+            return Ok(());
+        }
+        Err(first
+            .unwrap_or_else(|| self.quorum.error(action, object, self.quorum.unanswered(&state))))
+    }
+
+    /// Reads from the first place that answers, of those that have everything.
+    fn read_from<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        read: impl Fn(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let state = self.quorum.shared.lock();
+        let whole = state.replicas.iter().filter(|replica| replica.whole);
+        let stores: Vec<_> = whole.filter_map(|replica| replica.store.clone()).collect();
+        drop(state);
+        let mut last = None;
+        for store in stores {
+            match read(&*store) {
+                // A claim may be on some places only.
+                Err(error)
+                    if !matches!(error.kind, StoreErrorKind::NotFound)
+                        || object.starts_with(layout::EPOCHS) =>
+                {
+                    last = Some(error);
+                }
+                answer => return answer,
+            }
+        }
+        let gone = StoreErrorKind::Gone("none of its destinations answers");
+        Err(last.unwrap_or_else(|| self.quorum.error(action, object, gone)))
+    }
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        // A thread may hang in the operating system: none is waited for.
+        self.quorum.shared.lock().closing = true;
+        self.quorum.shared.work.notify_all();
+    }
+}

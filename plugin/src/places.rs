@@ -1,0 +1,142 @@
+//! The destinations of this node's log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_proto::config::{LockFile, NamedDestination};
+use lockstep_proto::error::Result;
+use lockstep_proto::log::LogEnd;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::replica::{Replicas, Report, Standing};
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::store::{Options, Store};
+
+use crate::status::{DestinationStatus, State};
+use crate::wire::{Level, Output};
+
+/// How long the places that are a little behind are waited for when lightningd stops.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// One destination, or several with a policy.
+#[derive(Clone)]
+pub struct Places {
+    named: Arc<Vec<NamedDestination>>,
+    /// Where there are several.
+    replicas: Option<Arc<Replicas>>,
+}
+
+impl Places {
+    /// Opens what the lock file names, and gives the store that it makes and where its log ends.
+    ///
+    /// # Errors
+    /// Where a destination that is needed does not answer, or is not this node's.
+    pub fn open(
+        lock: &LockFile,
+        options: &Options,
+        keys: &KeyRing,
+        output: &Arc<Output>,
+    ) -> Result<(Self, Arc<dyn Store>, LogEnd)> {
+        let named = lock.destinations(options)?;
+        if let [destination] = named.as_slice() {
+            let store = destination.url.open()?;
+            Marker::read(&*store)?.require(lock.store_id)?;
+            let end = LogEnd::read(&*store, keys)?;
+            return Ok((Self { named: Arc::new(named), replicas: None }, store, end));
+        }
+        let log = output.clone();
+        let observer = Arc::new(move |report: &Report| tell(report, &log));
+        let (replicas, end) = Replicas::open(lock, named.clone(), keys, observer)?;
+        for report in replicas.reports() {
+            if report.standing != Standing::Current {
+                tell(&report, output);
+            }
+        }
+        let replicas = Arc::new(replicas);
+        let store: Arc<dyn Store> = replicas.clone();
+        Ok((Self { named: Arc::new(named), replicas: Some(replicas) }, store, end))
+    }
+
+    /// The destination, where there is one: whoever writes to several opens them anew by itself.
+    pub fn only(&self) -> Option<&NamedDestination> {
+        self.replicas.is_none().then(|| self.named.first()).flatten()
+    }
+
+    /// All of them.
+    pub fn named(&self) -> &[NamedDestination] {
+        &self.named
+    }
+
+    /// How messages name them.
+    pub fn label(&self) -> String {
+        let label = |of: &NamedDestination| format!("{} ({})", of.name, of.url);
+        self.named.iter().map(label).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// One that has everything, and the others that have.
+    pub fn current(&self) -> (&NamedDestination, Vec<&NamedDestination>) {
+        let has = |report: &Report| report.standing == Standing::Current;
+        let reports = self.replicas.as_ref().map(|replicas| replicas.reports());
+        let has: Vec<bool> = match &reports {
+            Some(reports) => reports.iter().map(has).collect(),
+            None => vec![true],
+        };
+        let first = has.iter().position(|has| *has).unwrap_or_default();
+        let others = self.named.iter().zip(&has).enumerate();
+        let others = others.filter(|(index, (_, has))| *index != first && **has);
+        (&self.named[first], others.map(|(_, (of, _))| of).collect())
+    }
+
+    /// Waits a little for those that are about to have everything.
+    pub fn settle(&self) {
+        if let Some(replicas) = &self.replicas {
+            replicas.settle(SETTLE);
+        }
+    }
+
+    /// How each is, given how the log is.
+    pub fn status(&self, log: &DestinationStatus) -> Vec<DestinationStatus> {
+        let reports = self.replicas.as_ref().map(|replicas| replicas.reports());
+        let status = |(index, of): (usize, &NamedDestination)| {
+            let report = reports.as_ref().and_then(|reports| reports.get(index));
+            DestinationStatus {
+                name: of.name.clone(),
+                url: of.url.to_string(),
+                mode: of.mode,
+                fencing: log.fencing.filter(|_| report.is_none()).or(of.fencing),
+                state: report.map_or(log.state, |report| state_of(report, log.state)),
+                lacks: report.map_or(0, |report| report.lacks),
+                error: report.and_then(|report| report.error.clone()),
+                ..log.clone()
+            }
+        };
+        self.named.iter().enumerate().map(status).collect()
+    }
+}
+
+fn state_of(report: &Report, log: State) -> State {
+    match report.standing {
+        Standing::Apart => State::Diverged,
+        Standing::Behind => State::Behind,
+        Standing::Current if log == State::Stalled && report.lacks > 0 => State::Stalled,
+        Standing::Current if log == State::Ready => State::Ready,
+        Standing::Current => State::Current,
+    }
+}
+
+/// Says so where a destination goes away or comes back.
+fn tell(report: &Report, output: &Output) {
+    let name = &report.name;
+    let why = report.error.as_deref().unwrap_or("it lacks what others have");
+    match report.standing {
+        Standing::Current => output.log(Level::Info, &format!("'{name}' has everything again")),
+        Standing::Behind => {
+            output.log(
+                Level::Unusual,
+                &format!("'{name}' is behind, and is being brought up: {why}"),
+            );
+        }
+        Standing::Apart => {
+            output.log(Level::Broken, &format!("'{name}' is not written to any more: {why}"));
+        }
+    }
+}

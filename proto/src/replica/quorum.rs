@@ -1,0 +1,77 @@
+//! Waiting for enough places.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::policy::Policy;
+use super::shared::{Shared, Standing, State};
+use crate::layout::SegmentName;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// How many places must have what was written, and how long that may take.
+#[derive(Clone)]
+pub(super) struct Quorum {
+    pub shared: Arc<Shared>,
+    pub policy: Policy,
+    pub patience: Duration,
+    /// How messages name all of them.
+    pub label: String,
+}
+
+impl Quorum {
+    pub fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
+        StoreError { store: self.label.clone(), action, object: object.into(), kind }
+    }
+
+    /// Who keeps the policy from being met, in words.
+    pub fn unanswered(&self, state: &State) -> StoreErrorKind {
+        let steps = state.feed.steps();
+        let missing = state.replicas.iter().filter(|replica| {
+            replica.report.mode.is_sync() && (!replica.has(steps) || replica.report.error.is_some())
+        });
+        let words: Vec<String> = missing
+            .map(|replica| {
+                let why = replica.report.error.as_deref().unwrap_or("no answer");
+                format!("'{}': {why}", replica.report.name)
+            })
+            .collect();
+        StoreErrorKind::Remote {
+            message: format!(
+                "{} of its destinations must have it ({})",
+                self.policy.to_acknowledge(),
+                words.join("; ")
+            ),
+            hint: "bring back what does not answer; or 'backup-cli destination remove' it with lightningd stopped.",
+        }
+    }
+
+    /// Waits until the policy has what the step that makes `step` of them wrote.
+    pub fn wait_for(&self, step: u64, name: SegmentName) -> Result<(), StoreError> {
+        let object = name.to_string();
+        let until = Instant::now() + self.patience;
+        let mut state = self.shared.lock();
+        loop {
+            let counting = state.replicas.iter().filter(|replica| replica.report.mode.is_sync());
+            let (mut have, mut lost, mut taken) = (0, 0, 0);
+            for replica in counting {
+                have += usize::from(replica.has(step));
+                lost += usize::from(replica.report.standing == Standing::Apart);
+                taken += usize::from(replica.taken && !replica.has(step));
+            }
+            // It stays so: what the other writer was told is for the next session to find out.
+            state.fenced |= taken > self.policy.spare();
+            if state.fenced {
+                return Err(self.error("write", &object, StoreErrorKind::Taken));
+            }
+            if have >= self.policy.to_acknowledge() {
+                return Ok(());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || lost > self.policy.spare() {
+                return Err(self.error("write", &object, self.unanswered(&state)));
+            }
+            let waited = self.shared.done.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

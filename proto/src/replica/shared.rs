@@ -1,0 +1,112 @@
+//! What the writer and the destinations' threads know of each other.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::feed::Feed;
+use super::policy::Mode;
+use crate::error::Error;
+use crate::store::Store;
+
+/// What a thread is asked to do besides following the [`Feed`]; `Err`: its destination is not open, and why.
+pub(super) type Task = Box<dyn FnOnce(Result<&Arc<dyn Store>, String>) + Send>;
+
+/// How a destination is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has everything, or is writing the newest.
+    Current,
+    /// It lacks something, and is being brought up as soon as it answers.
+    Behind,
+    /// It holds another history: nothing is written to it any more.
+    Apart,
+}
+
+/// What is known of a destination.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its name.
+    pub name: String,
+    /// Whether an append waits for it.
+    pub mode: Mode,
+    /// How it is.
+    pub standing: Standing,
+    /// Records, and a few steps more, that it lacks of what this process wrote.
+    pub lacks: u64,
+    /// What it last failed with, with a hint; `None` once it is current again.
+    pub error: Option<String>,
+}
+
+/// A destination, as its thread left it.
+pub(super) struct Replica {
+    pub report: Report,
+    /// Its newest handle, for reading.
+    pub store: Option<Arc<dyn Store>>,
+    /// It has everything that was there before the feed.
+    pub whole: bool,
+    /// Steps of the feed that it has done.
+    pub done: u64,
+    /// The number of its next record is taken by one that nobody was told of.
+    pub taken: bool,
+    pub tasks: VecDeque<Task>,
+}
+
+impl Replica {
+    /// True where the step that makes `done` of them is durable there.
+    pub fn has(&self, done: u64) -> bool {
+        self.whole && self.done >= done
+    }
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub feed: Feed,
+    pub replicas: Vec<Replica>,
+    /// The newest epoch that the writer has claimed, or is about to.
+    pub epoch: u32,
+    /// A newer one was seen somewhere.
+    pub fenced: bool,
+    pub closing: bool,
+    /// So many of the places that count must have a record.
+    pub to_acknowledge: usize,
+}
+
+impl State {
+    /// True where the policy has the step that makes `done` of them.
+    pub fn is_acknowledged(&self, done: u64) -> bool {
+        let counting = self.replicas.iter().filter(|replica| replica.report.mode.is_sync());
+        counting.filter(|replica| replica.has(done)).count() >= self.to_acknowledge
+    }
+
+    /// Forgets what nobody needs.
+    pub fn forget(&mut self) {
+        let going = self.replicas.iter().filter(|replica| replica.whole);
+        let slowest = going.map(|replica| replica.done).min().unwrap_or(u64::MAX);
+        self.feed.forget(slowest);
+    }
+}
+
+/// The state, and who waits for it.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// A thread has done something.
+    pub done: Condvar,
+    /// There is something to do for a thread.
+    pub work: Condvar,
+}
+
+impl Shared {
+    /// The state. Held briefly.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error as one line, with what to do next.
+pub(super) fn explain(error: &Error) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}. hint: {}", hint.trim_end_matches('.')),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,319 @@
+//! One destination's thread: it makes the writer's steps there, and brings the place up where it was away.
+//!
+//! All input and output of a destination happens here, so that one which hangs holds nobody up whom the policy does
+//! not make wait for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::feed::{Next, Step};
+use super::mirror::Mirror;
+use super::shared::{Shared, Standing, State, Task, explain};
+use crate::config::NamedDestination;
+use crate::error::{Error, Result};
+use crate::layout::{self, SegmentName};
+use crate::marker::Marker;
+use crate::seal::KeyRing;
+use crate::store::{Append, Store, StoreError, StoreErrorKind};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Told when a destination's standing changes.
+pub type Observer = Arc<dyn Fn(&super::Report) + Send + Sync>;
+
+pub(super) struct Worker {
+    pub index: usize,
+    pub destinations: Arc<Vec<NamedDestination>>,
+    pub keys: KeyRing,
+    pub shared: Arc<Shared>,
+    pub observer: Observer,
+    pub store: Option<Arc<dyn Store>>,
+    pub append: Option<Open>,
+    pub pause: Duration,
+    pub retry_at: Option<Instant>,
+}
+
+/// The segment that is being written there.
+pub(super) struct Open {
+    name: SegmentName,
+    object: Box<dyn Append>,
+}
+
+enum Work {
+    Task(Task),
+    Step(Step),
+    BringUp,
+    Stop,
+}
+
+impl Worker {
+    /// With the destination as it was found.
+    pub fn new(
+        index: usize,
+        destinations: &Arc<Vec<NamedDestination>>,
+        keys: &KeyRing,
+        shared: &Arc<Shared>,
+        observer: &Observer,
+    ) -> Self {
+        let store = shared.lock().replicas[index].store.clone();
+        Self {
+            index,
+            destinations: destinations.clone(),
+            keys: keys.clone(),
+            shared: shared.clone(),
+            observer: observer.clone(),
+            store,
+            append: None,
+            pause: FIRST_PAUSE,
+            retry_at: None,
+        }
+    }
+
+    /// Until the writer is dropped.
+    pub fn run(mut self) {
+        loop {
+            let worked = match self.wait() {
+                Work::Stop => return,
+                Work::Task(task) => {
+                    task(self.store.as_ref().ok_or_else(|| self.error_so_far()));
+                    continue;
+                }
+                Work::Step(step) => self.step(step),
+                Work::BringUp => self.bring_up(),
+            };
+            match worked {
+                Ok(()) => self.pause = FIRST_PAUSE,
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    fn error_so_far(&self) -> String {
+        let state = self.shared.lock();
+        let error = state.replicas[self.index].report.error.clone();
+        error.unwrap_or_else(|| "it has not answered yet".into())
+    }
+
+    fn wait(&self) -> Work {
+        let mut state = self.shared.lock();
+        loop {
+            let feed = state.feed.next(state.replicas[self.index].done);
+            let replica = &mut state.replicas[self.index];
+            if let Some(task) = replica.tasks.pop_front() {
+                return Work::Task(task);
+            }
+            // A record of another writer's is in the way: it counts for nothing only once ours is acknowledged.
+            let kept_out = replica.taken && {
+                let next = replica.done + 1;
+                !state.is_acknowledged(next)
+            };
+            let replica = &state.replicas[self.index];
+            let apart = replica.report.standing == Standing::Apart || kept_out || state.fenced;
+            let ready = self.store.is_some() && replica.whole && self.retry_at.is_none();
+            let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+            if state.closing {
+                return Work::Stop;
+            }
+            // Before anything is written nothing is known of what is to be brought up.
+            let begun = state.feed.oldest().is_some();
+            match feed {
+                _ if apart => {}
+                Next::Step(step) if ready => return Work::Step(step),
+                Next::Nothing if ready => {}
+                _ if begun && left.is_none_or(|left| left.is_zero()) => return Work::BringUp,
+                _ => {}
+            }
+            state = match left.filter(|left| begun && !left.is_zero() && !apart) {
+                Some(left) => {
+                    let waited = self.shared.work.wait_timeout(state, left);
+                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+                }
+                None => {
+                    self.shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
+                }
+            };
+        }
+    }
+
+    /// Makes a step of the writer's.
+    fn step(&mut self, step: Step) -> Result<()> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        match step {
+            Step::Begin(name, header) => {
+                let object = store.create_append(&name.to_string(), &header)?;
+                self.append = Some(Open { name, object });
+            }
+            Step::Record(name, bytes) => {
+                let Some(open) = self.append.as_mut().filter(|open| open.name == name) else {
+                    return self.bring_up();
+                };
+                open.object.append(&bytes)?;
+                if !open.object.is_exclusive() {
+                    self.not_claimed(&*store)?;
+                }
+            }
+            Step::End => {
+                // Best effort: every record is durable without it.
+                if let Some(mut open) = self.append.take() {
+                    let _ = open.object.finish();
+                }
+            }
+        }
+        self.advance(|state, index| state.replicas[index].done += 1);
+        Ok(())
+    }
+
+    fn advance(&self, change: impl FnOnce(&mut State, usize)) {
+        let mut state = self.shared.lock();
+        change(&mut state, self.index);
+        let behind = state.feed.steps() - state.replicas[self.index].done;
+        let replica = &mut state.replicas[self.index];
+        replica.report.lacks = behind;
+        replica.taken = false;
+        let changed = replica.report.standing != Standing::Current && replica.whole;
+        if changed {
+            (replica.report.standing, replica.report.error) = (Standing::Current, None);
+        }
+        let report = changed.then(|| replica.report.clone());
+        state.forget();
+        drop(state);
+        self.shared.done.notify_all();
+        if let Some(report) = report {
+            (self.observer)(&report);
+        }
+    }
+
+    /// Opens the place anew, copies what it lacks from another, and goes on with the segment that is being written.
+    fn bring_up(&mut self) -> Result<()> {
+        self.append = None;
+        self.retry_at = None;
+        let store = match self.store.clone() {
+            Some(store) => store,
+            None => self.reopen()?,
+        };
+        while !self.shared.lock().replicas[self.index].whole {
+            self.copy_what_is_lacking(&store)?;
+        }
+        let (resume, lost) = {
+            let state = self.shared.lock();
+            let done = state.replicas[self.index].done;
+            (state.feed.resume(done), state.feed.next(done) == Next::Lost)
+        };
+        let Some(resume) = resume else {
+            match lost {
+                true => self.shared.lock().replicas[self.index].whole = false,
+                false => self.advance(|_, _| {}),
+            }
+            return Ok(());
+        };
+        let name = resume.name;
+        let object = store.resume_append(&name.to_string(), &resume.header, &resume.records)?;
+        self.not_claimed(&*store)?;
+        self.append = Some(Open { name, object });
+        self.advance(|state, index| {
+            let replica = &mut state.replicas[index];
+            replica.done = replica.done.max(resume.done);
+        });
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<Arc<dyn Store>> {
+        let store = self.destinations[self.index].url.open()?;
+        Marker::read(&*store)?.require(self.keys.store())?;
+        // What is there now may be an older copy, as a folder that lay under a mount.
+        let epoch = self.shared.lock().epoch;
+        let ours = store.exists(&layout::claim(epoch))?;
+        let mut state = self.shared.lock();
+        let replica = &mut state.replicas[self.index];
+        replica.whole &= ours;
+        replica.store = Some(store.clone());
+        self.store = Some(store.clone());
+        Ok(store)
+    }
+
+    /// Brings the place up to where the feed begins.
+    fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
+        let (source, oldest) = {
+            let state = self.shared.lock();
+            let source = state.replicas.iter().position(|other| {
+                other.whole && other.report.standing == Standing::Current && other.store.is_some()
+            });
+            (source, state.feed.oldest())
+        };
+        let (Some(source), Some((oldest, _))) = (source, oldest) else {
+            return Err(Error::Refused {
+                what: "no other destination has what this one lacks".into(),
+                hint: "it is brought up as soon as another one answers.".into(),
+            });
+        };
+        // A handle of its own: what that one's thread is at is not held up.
+        let source = self.destinations[source].url.open()?;
+        Marker::read(&*source)?.require(self.keys.store())?;
+        let before = Some((oldest.epoch, oldest.index));
+        Mirror { source: &*source, target: &**store, keys: &self.keys, before }.run(&mut |_| {})?;
+        let mut state = self.shared.lock();
+        // What was forgotten meanwhile is copied in the next round.
+        if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
+            let replica = &mut state.replicas[self.index];
+            (replica.whole, replica.done) = (true, first);
+        }
+        Ok(())
+    }
+
+    /// Notes what went wrong. The place is opened anew before anything else is tried.
+    fn failed(&mut self, error: &Error) {
+        let taken = matches!(error, Error::Store(error) if is_taken(error));
+        let claimed = taken && self.is_claimed();
+        self.append = None;
+        if !taken {
+            self.store = None;
+        }
+        self.retry_at = Some(Instant::now() + jittered(self.pause));
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        let mut state = self.shared.lock();
+        state.fenced |= claimed;
+        let lacks = state.feed.steps() - state.replicas[self.index].done;
+        let replica = &mut state.replicas[self.index];
+        replica.taken = taken;
+        replica.report.lacks = lacks;
+        let standing = match error {
+            Error::TwoHistories { .. } => Standing::Apart,
+            _ => Standing::Behind,
+        };
+        let changed = replica.report.standing != standing || replica.report.error.is_none();
+        replica.report.standing = standing;
+        replica.report.error = Some(explain(error));
+        let report = changed.then(|| replica.report.clone());
+        drop(state);
+        self.shared.done.notify_all();
+        if let Some(report) = report {
+            (self.observer)(&report);
+        }
+    }
+
+    fn is_claimed(&self) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| self.not_claimed(&**store).is_err_and(|error| is_taken(&error)))
+    }
+
+    /// Fails where a newer epoch than the writer's is claimed at this place.
+    fn not_claimed(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let newer = layout::claim(self.shared.lock().epoch.saturating_add(1));
+        if !store.exists(&newer)? {
+            return Ok(());
+        }
+        let (store, kind) = (store.label().into(), StoreErrorKind::Taken);
+        Err(StoreError { store, action: "write", object: newer, kind })
+    }
+}
+
+fn is_taken(error: &StoreError) -> bool {
+    matches!(error.kind, StoreErrorKind::Taken)
+}
+
+/// Not at the same moment as everybody else.
+fn jittered(pause: Duration) -> Duration {
+    let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
+    pause / 2 + pause.mul_f64(f64::from(jitter) / 510.0)
+}
