@@ -164,9 +164,13 @@ pub struct RestoreArgs {
     /// Go back to the state at this time, as 2026-11-20T18:00:00Z
     #[arg(long, value_name = "TIME", group = "point", requires = "accept_stale")]
     pub to_time: Option<jiff::Timestamp>,
-    /// Take an older state than the newest, which can cost all channel funds if a node runs from it
-    #[arg(long, requires = "point")]
+    /// Take an older state than the newest, or one that may be older because a place of the log does not answer:
+    /// it can cost all channel funds if a node runs from it
+    #[arg(long)]
     pub accept_stale: bool,
+    /// Look there, too, for a newer state (once for each place; those that the log names are looked at anyway)
+    #[arg(long, value_name = "URL")]
+    pub also: Vec<String>,
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,

@@ -16,6 +16,7 @@ mod failure;
 mod output;
 mod place;
 mod python_backup;
+mod sources;
 mod unlock;
 
 use std::process::ExitCode;

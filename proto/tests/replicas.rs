@@ -440,3 +440,71 @@ fn the_log_names_all_its_places() {
     assert_eq!(names, [("0", Mode::Sync), ("1", Mode::Sync), ("2", Mode::Async)]);
     assert!(known.named[2].url.ends_with("/2"), "{known:?}");
 }
+
+/// Places go away and come back, writers die and are followed by others: whatever was acknowledged is in the log, in
+/// order, and at the end all places are the same.
+#[test]
+fn nothing_acknowledged_is_lost_whoever_goes_away() {
+    let rounds = if std::env::var_os("LOCKSTEP_LONG").is_some() { 100 } else { 4 };
+    let seed = std::env::var("LOCKSTEP_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in seed.map_or(0..rounds, |seed: u64| seed..seed + 1) {
+        println!("LOCKSTEP_SEED={seed}");
+        random_outages(seed);
+    }
+}
+
+fn random_outages(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut log = Log::new(3, 1, Some(2));
+    log.lock.stall_timeout_s = 20;
+    let (mut replicas, mut writer) = log.open();
+    let (mut acknowledged, mut away) = (0, None);
+    for _ in 0..40 {
+        match random.u32(..10) {
+            0..5 => {
+                for _ in 0..random.u32(1..60) {
+                    acknowledged += 1;
+                    append_sized(&mut writer, acknowledged, random.usize(10..2_000)).unwrap();
+                }
+            }
+            5 | 6 => match away.take() {
+                Some(place) => {
+                    log.bring_back(place);
+                    // Until it has all, a second one that goes away is one too many.
+                    acknowledged += 1;
+                    append(&mut writer, acknowledged).unwrap();
+                    wait_until(&replicas, place, Standing::Current);
+                }
+                None => {
+                    // What it has answered for is not taken back.
+                    replicas.settle(PATIENCE);
+                    let place = random.usize(..4);
+                    log.take_away(place);
+                    away = Some(place);
+                }
+            },
+            _ => {
+                if random.bool() {
+                    writer.close(1);
+                }
+                drop((writer, replicas));
+                (replicas, writer) = log.open();
+                let found = writer.session().newest().data_version.map_or(0, |version| version.0);
+                assert_eq!(found, acknowledged);
+            }
+        }
+    }
+    if let Some(place) = away {
+        log.bring_back(place);
+    }
+    acknowledged += 1;
+    append(&mut writer, acknowledged).unwrap();
+    for place in 0..4 {
+        wait_until(&replicas, place, Standing::Current);
+    }
+    writer.close(1);
+    replicas.settle(PATIENCE);
+    for place in 0..4 {
+        log.expect(place, acknowledged);
+    }
+}

@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use lockstep_node::{LightningDir, write_hsm_secret};
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
-use lockstep_proto::destination::Destination;
+use lockstep_proto::config::{LockFile, write_key_file};
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
@@ -25,6 +24,7 @@ use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
 use crate::place::{destination, open_store};
+use crate::sources::Sources;
 use crate::unlock::{self, Opened};
 
 #[derive(Serialize)]
@@ -76,6 +76,11 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let store = open_store(&url)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
     let target = target(args);
+    let directory = LockFile::new_directory()?;
+    let at = dest.node.as_ref().map(LightningDir::path);
+    let sources = Sources::look((url, store), &args.also, &keys, args.accept_stale, at, output)?;
+    let lock = sources.lock(&keys, directory.clone());
+    let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
     if args.dry_run {
         show_plan(&plan, output);
@@ -88,14 +93,15 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
             .create(node.path())
             .map_err(Failure::file("create", node.path()))?;
     }
-    let directory = LockFile::new_directory()?;
     let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
-    let (plan, epoch) = match args.no_claim {
-        true => (plan, None),
+    let (store, plan, epoch) = match args.no_claim {
+        true => (store, plan, None),
         false => {
+            let store = sources.writable(&keys, &lock)?;
             let epoch = fence::claim(&*store, &keys, &claimant)?;
             // Whatever the writer before acknowledged until now is in this one.
-            (Plan::to(&*store, &keys, target)?, Some(epoch))
+            let plan = Plan::to(&*store, &keys, target)?;
+            (store, plan, Some(epoch))
         }
     };
     for passed_over in &plan.lineage.passed_over {
@@ -117,7 +123,8 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
-        make_startable(node, &url, &keys, &opened, directory)?;
+        make_startable(node, lock, &keys, &opened)?;
+        sources.bring_up(&keys, output)?;
         let claimant = claimant.renewed(now())?;
         if target == Target::Newest {
             let state = RestoredState {
@@ -336,10 +343,9 @@ fn write_database(
 /// What the plugin needs in the directory, and the node's secret where that opened the backup.
 fn make_startable(
     node: &LightningDir,
-    url: &Destination,
+    lock: LockFile,
     keys: &KeyRing,
     opened: &Opened,
-    directory: String,
 ) -> Result<()> {
     if let Some(secret) = &opened.hsm_secret
         && !node.hsm_secret().exists()
@@ -350,14 +356,15 @@ fn make_startable(
         write_key_file(&node.key_file(), keys)?;
     }
     let lock = match LockFile::read(node.path())? {
-        Some(mut lock) if lock.store_id == keys.store() => {
-            lock.directory = directory;
-            lock
+        // Its settings stay.
+        Some(mut there) if there.store_id == keys.store() => {
+            there.directory = lock.directory;
+            if lock.destinations.len() > 1 {
+                (there.destinations, there.quorum) = (lock.destinations, lock.quorum);
+            }
+            there
         }
-        _ => {
-            let destination = NamedDestination::new("primary", url.clone());
-            LockFile::new(keys.store(), directory, vec![destination], None)
-        }
+        _ => lock,
     };
     Ok(lock.write(node.path())?)
 }

@@ -31,6 +31,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use mirror::{Mirror, Mirrored};
+pub use open::leading;
 pub use policy::{Mode, Policy};
 pub use shared::{Report, Standing};
 pub use worker::Observer;

@@ -107,7 +107,10 @@ pub fn newest(
 ///
 /// It is not where the newest writer may have died before its first record was acknowledged, and another place
 /// has a record of an older writer's under the same number, which may have been.
-fn leading(ends: &[(usize, &LogEnd)], policy: Policy) -> Result<usize, (usize, usize)> {
+///
+/// # Errors
+/// The numbers of the two places.
+pub fn leading(ends: &[(usize, &LogEnd)], policy: Policy) -> Result<usize, (usize, usize)> {
     let newest = ends.iter().max_by_key(|(_, end)| (end.epoch, end.position.seq));
     let Some(&(index, newest)) = newest else { return Ok(0) };
     let first = newest.segment.first_seq;
