@@ -88,7 +88,10 @@ impl Log {
     fn take_away(&self, index: usize) {
         let (path, away) = (self.path(index), self.folder.path().join(format!("{index}.away")));
         copy_folder(&path, &away);
-        fs::remove_dir_all(&path).unwrap();
+        // Somebody may be writing to it.
+        while path.exists() {
+            let _ = fs::remove_dir_all(&path);
+        }
     }
 
     fn bring_back(&self, index: usize) {
@@ -133,7 +136,8 @@ fn copy_folder(from: &Path, to: &Path) {
         let to = to.join(entry.file_name());
         match entry.file_type().unwrap().is_dir() {
             true => copy_folder(&entry.path(), &to),
-            false => drop(fs::copy(entry.path(), to).unwrap()),
+            // One that is being brought up has files that get another name meanwhile.
+            false => drop(fs::copy(entry.path(), to)),
         }
     }
 }

@@ -9,7 +9,10 @@ use std::io::Read;
 
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName, SnapshotName};
-use crate::log::{LoadedSegment, SegmentEntry, all_segments};
+use crate::log::{
+    LoadedSegment, LogReader, Mark, Position, SegmentEntry, Visitor, all_segments, first_needed,
+};
+use crate::record::Record;
 use crate::seal::KeyRing;
 use crate::snapshot::{self, Proof};
 use crate::store::{Store, StoreErrorKind};
@@ -38,6 +41,21 @@ pub struct Mirrored {
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Where the target's log ends now, proved from where it ended before.
+    pub end: Option<Position>,
+}
+
+/// Only whether the records follow each other is of interest.
+struct Following;
+
+impl Visitor for Following {
+    fn segment(&mut self, _name: SegmentName) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&mut self, _name: SegmentName, _at: Mark, _record: Record<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Mirror<'_> {
@@ -136,16 +154,37 @@ impl Mirror<'_> {
             self.settled(self.target)?.into_iter().map(|entry| (entry.name, entry.size)).collect();
         self.refuse_another_history(&wanted, &there)?;
         // Of those that were ended in order the size tells; not of what the target was at when it went away.
-        let age = |name: &SegmentName| (name.epoch, name.index);
-        let newest_there = there.keys().map(age).max();
-        for entry in wanted {
+        let newest_there = there.keys().copied().max_by_key(age);
+        for entry in &wanted {
             let same_size = there.get(&entry.name) == Some(&entry.size);
-            if same_size && newest_there.is_some_and(|newest| age(&entry.name) < newest) {
-                continue;
+            let older = newest_there.is_some_and(|newest| age(&entry.name) < age(&newest));
+            if !(same_size && older) {
+                self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
             }
-            self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
         }
+        done.end = self.prove(newest_there, wanted.first().map(|entry| entry.name))?;
         Ok(())
+    }
+
+    /// Proves that the target's newest history leads on from where it ended before, or, where the source does not go
+    /// back as far, from where that begins. What was listed may have been half of it.
+    fn prove(
+        &self,
+        newest_before: Option<SegmentName>,
+        oldest: Option<SegmentName>,
+    ) -> Result<Option<Position>> {
+        let mut there = self.settled(self.target)?;
+        let (Some(last), Some(oldest)) = (there.last().copied(), oldest) else { return Ok(None) };
+        there.retain(|entry| entry.name.generation == last.name.generation);
+        let names: Vec<SegmentName> = there.iter().map(|entry| entry.name).collect();
+        let from = match newest_before.filter(|before| age(before) >= age(&oldest)) {
+            Some(before) if before.generation == last.name.generation => {
+                first_needed(before.first_seq.saturating_add(1), &names)
+            }
+            Some(_) => 0,
+            None => names.iter().position(|name| age(name) >= age(&oldest)).unwrap_or(0),
+        };
+        LogReader::new(self.target, self.keys).read(&there[from..], &mut Following)
     }
 
     fn settled(&self, store: &dyn Store) -> Result<Vec<SegmentEntry>> {
@@ -211,6 +250,10 @@ impl Mirror<'_> {
             at: name.to_string(),
         }
     }
+}
+
+fn age(name: &SegmentName) -> (u32, u32) {
+    (name.epoch, name.index)
 }
 
 /// A segment, unless it is not there any more, or never held anything.

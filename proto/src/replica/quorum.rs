@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::policy::Policy;
-use super::shared::{Shared, Standing, State};
+use super::shared::{Shared, State};
 use crate::layout::SegmentName;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -52,10 +52,9 @@ impl Quorum {
         let mut state = self.shared.lock();
         loop {
             let counting = state.replicas.iter().filter(|replica| replica.report.mode.is_sync());
-            let (mut have, mut lost, mut taken) = (0, 0, 0);
+            let (mut have, mut taken) = (0, 0);
             for replica in counting {
                 have += usize::from(replica.has(step));
-                lost += usize::from(replica.report.standing == Standing::Apart);
                 taken += usize::from(replica.taken && !replica.has(step));
             }
             // It stays so: what the other writer was told is for the next session to find out.
@@ -67,7 +66,7 @@ impl Quorum {
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || lost > self.policy.spare() {
+            if left.is_zero() {
                 return Err(self.error("write", &object, self.unanswered(&state)));
             }
             let waited = self.shared.done.wait_timeout(state, left);

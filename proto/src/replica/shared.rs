@@ -18,7 +18,7 @@ pub enum Standing {
     Current,
     /// It lacks something, and is being brought up as soon as it answers.
     Behind,
-    /// It holds another history: nothing is written to it any more.
+    /// It holds another history: nothing is written to it.
     Apart,
 }
 
@@ -76,6 +76,15 @@ impl State {
     pub fn is_acknowledged(&self, done: u64) -> bool {
         let counting = self.replicas.iter().filter(|replica| replica.report.mode.is_sync());
         counting.filter(|replica| replica.has(done)).count() >= self.to_acknowledge
+    }
+
+    /// A place that has everything, to copy from to the place `index`.
+    pub fn source(&self, index: usize) -> Option<usize> {
+        let has_all = |(other, replica): &(usize, &Replica)| {
+            let current = replica.report.standing == Standing::Current;
+            *other != index && replica.whole && current && replica.store.is_some()
+        };
+        self.replicas.iter().enumerate().find(has_all).map(|(other, _)| other)
     }
 
     /// Forgets what nobody needs.

@@ -12,8 +12,9 @@ use super::shared::{Shared, Standing, State, Task, explain};
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName};
+use crate::log::Position;
 use crate::marker::Marker;
-use crate::seal::KeyRing;
+use crate::seal::{Header, KeyRing};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -109,7 +110,7 @@ impl Worker {
                 !state.is_acknowledged(next)
             };
             let replica = &state.replicas[self.index];
-            let apart = replica.report.standing == Standing::Apart || kept_out || state.fenced;
+            let kept_out = kept_out || state.fenced;
             let ready = self.store.is_some() && replica.whole && self.retry_at.is_none();
             let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
             if state.closing {
@@ -118,13 +119,13 @@ impl Worker {
             // Before anything is written nothing is known of what is to be brought up.
             let begun = state.feed.oldest().is_some();
             match feed {
-                _ if apart => {}
+                _ if kept_out => {}
                 Next::Step(step) if ready => return Work::Step(step),
                 Next::Nothing if ready => {}
                 _ if begun && left.is_none_or(|left| left.is_zero()) => return Work::BringUp,
                 _ => {}
             }
-            state = match left.filter(|left| begun && !left.is_zero() && !apart) {
+            state = match left.filter(|left| begun && !left.is_zero() && !kept_out) {
                 Some(left) => {
                     let waited = self.shared.work.wait_timeout(state, left);
                     waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
@@ -140,10 +141,13 @@ impl Worker {
     fn step(&mut self, step: Step) -> Result<()> {
         let Some(store) = self.store.clone() else { return Ok(()) };
         match step {
-            Step::Begin(name, header) => {
-                let object = store.create_append(&name.to_string(), &header)?;
-                self.append = Some(Open { name, object });
-            }
+            Step::Begin(name, header) => match store.create_append(&name.to_string(), &header) {
+                // It was there before the place went away.
+                Err(error) if matches!(error.kind, StoreErrorKind::Exists) => {
+                    return self.bring_up();
+                }
+                object => self.append = Some(Open { name, object: object? }),
+            },
             Step::Record(name, bytes) => {
                 let Some(open) = self.append.as_mut().filter(|open| open.name == name) else {
                     return self.bring_up();
@@ -221,12 +225,14 @@ impl Worker {
     fn reopen(&mut self) -> Result<Arc<dyn Store>> {
         let store = self.destinations[self.index].url.open()?;
         Marker::read(&*store)?.require(self.keys.store())?;
-        // What is there now may be an older copy, as a folder that lay under a mount.
+        // What is there now may be an older copy, as a folder that lay under a mount, or a disk that lost what it had
+        // answered for: it is compared with another place, and where there is none, at least has our claim.
         let epoch = self.shared.lock().epoch;
         let ours = store.exists(&layout::claim(epoch))?;
         let mut state = self.shared.lock();
+        let compared = state.source(self.index).is_some();
         let replica = &mut state.replicas[self.index];
-        replica.whole &= ours;
+        replica.whole &= ours && !compared;
         replica.store = Some(store.clone());
         self.store = Some(store.clone());
         Ok(store)
@@ -236,10 +242,7 @@ impl Worker {
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
         let (source, oldest) = {
             let state = self.shared.lock();
-            let source = state.replicas.iter().position(|other| {
-                other.whole && other.report.standing == Standing::Current && other.store.is_some()
-            });
-            (source, state.feed.oldest())
+            (state.source(self.index), state.feed.oldest())
         };
         let (Some(source), Some((oldest, _))) = (source, oldest) else {
             return Err(Error::Refused {
@@ -251,7 +254,9 @@ impl Worker {
         let source = self.destinations[source].url.open()?;
         Marker::read(&*source)?.require(self.keys.store())?;
         let before = Some((oldest.epoch, oldest.index));
-        Mirror { source: &*source, target: &**store, keys: &self.keys, before }.run(&mut |_| {})?;
+        let mirror = Mirror { source: &*source, target: &**store, keys: &self.keys, before };
+        let end = mirror.run(&mut |_| {})?.end;
+        self.expect_to_lead_on(end, source.label())?;
         let mut state = self.shared.lock();
         // What was forgotten meanwhile is copied in the next round.
         if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
@@ -259,6 +264,21 @@ impl Worker {
             (replica.whole, replica.done) = (true, first);
         }
         Ok(())
+    }
+
+    /// Checks that what was copied leads to the oldest segment that the feed has.
+    fn expect_to_lead_on(&self, end: Option<Position>, source: &str) -> Result<()> {
+        let state = self.shared.lock();
+        let oldest = state.feed.oldest().and_then(|(_, first)| state.feed.resume(first));
+        let header = oldest.and_then(|oldest| Header::decode(&oldest.header).ok());
+        let (Some(end), Some(next)) = (end, header) else { return Ok(()) };
+        let directly = (end.seq + 1, end.chain) == (next.seq, next.prev);
+        // Of the record that nobody was told of there may be one.
+        if end.generation != next.generation || directly || end.seq == next.seq {
+            return Ok(());
+        }
+        let what = format!("its log ends at {end}, and seq {} is written next", next.seq);
+        Err(Error::damaged(format!("'{source}'"), what))
     }
 
     /// Notes what went wrong. The place is opened anew before anything else is tried.
@@ -269,6 +289,11 @@ impl Worker {
         if !taken {
             self.store = None;
         }
+        let standing = match error {
+            // Tried again all the same: the other place may have been half there.
+            Error::TwoHistories { .. } => Standing::Apart,
+            _ => Standing::Behind,
+        };
         self.retry_at = Some(Instant::now() + jittered(self.pause));
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         let mut state = self.shared.lock();
@@ -277,10 +302,6 @@ impl Worker {
         let replica = &mut state.replicas[self.index];
         replica.taken = taken;
         replica.report.lacks = lacks;
-        let standing = match error {
-            Error::TwoHistories { .. } => Standing::Apart,
-            _ => Standing::Behind,
-        };
         let changed = replica.report.standing != standing || replica.report.error.is_none();
         replica.report.standing = standing;
         replica.report.error = Some(explain(error));
