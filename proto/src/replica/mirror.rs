@@ -9,7 +9,7 @@ use std::io::Read;
 
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName, SnapshotName};
-use crate::log::{LoadedSegment, SegmentEntry, all_segments};
+use crate::log::{LoadedSegment, LogEnd, SegmentEntry, all_segments};
 use crate::seal::KeyRing;
 use crate::snapshot::{self, Proof};
 use crate::store::{Store, StoreErrorKind};
@@ -80,7 +80,13 @@ impl Mirror<'_> {
         Ok(missing.map(|entry| format!("{folder}/{}", entry.name)).collect())
     }
 
-    fn copy(&self, name: &str, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// Copies one object that the target lacks.
+    pub(super) fn copy(
+        &self,
+        name: &str,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let mut from = match self.source.read_stream(name) {
             // Whoever prunes has removed it meanwhile.
             Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => return Ok(()),
@@ -111,9 +117,14 @@ impl Mirror<'_> {
     }
 
     fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        // A snapshot that is further than the log beside it would be taken for damage.
+        let reached = match LogEnd::read(self.target, self.keys) {
+            Err(Error::Nothing { .. }) => 0,
+            end => end?.position.seq,
+        };
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
-            if SnapshotName::parse_object(&name).is_none() {
+            if SnapshotName::parse_object(&name).is_none_or(|found| found.seq > reached) {
                 continue;
             }
             let before = done.objects;
@@ -214,7 +225,11 @@ impl Mirror<'_> {
 }
 
 /// A segment, unless it is not there any more, or never held anything.
-fn load(store: &dyn Store, keys: &KeyRing, name: SegmentName) -> Result<Option<LoadedSegment>> {
+pub(super) fn load(
+    store: &dyn Store,
+    keys: &KeyRing,
+    name: SegmentName,
+) -> Result<Option<LoadedSegment>> {
     match LoadedSegment::load(store, keys, name) {
         Err(Error::Store(error)) if matches!(error.kind, StoreErrorKind::NotFound) => Ok(None),
         loaded => loaded,
