@@ -49,11 +49,7 @@ impl Mirror<'_> {
     /// nothing of the log was copied then. Else what either store says; what was copied until then is of use.
     pub fn run(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
-        for folder in SMALL {
-            for name in self.missing(folder)? {
-                self.copy(&name, &mut done, progress)?;
-            }
-        }
+        self.copy_small(&mut done, progress)?;
         self.copy_segments(&mut done, progress)?;
         self.copy_snapshots(&mut done, progress)?;
         if !self.target.exists(layout::MARKER)? {
@@ -70,6 +66,26 @@ impl Mirror<'_> {
         let mut done = Mirrored::default();
         self.copy_snapshots(&mut done, progress)?;
         Ok(done)
+    }
+
+    /// As [`run`](Self::run), of all but the log: to a target that is further, too.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn all_but_the_log(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
+        let mut done = Mirrored::default();
+        self.copy_small(&mut done, progress)?;
+        self.copy_snapshots(&mut done, progress)?;
+        Ok(done)
+    }
+
+    fn copy_small(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for folder in SMALL {
+            for name in self.missing(folder)? {
+                self.copy(&name, done, progress)?;
+            }
+        }
+        Ok(())
     }
 
     fn missing(&self, folder: &str) -> Result<Vec<String>> {
