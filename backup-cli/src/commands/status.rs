@@ -6,7 +6,7 @@ use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
-use lockstep_proto::replica::{Mode, Seen, Standing};
+use lockstep_proto::replica::{Distance, Mode, Seen};
 use lockstep_proto::seal::StoreId;
 use lockstep_proto::shadow::{Digest, Proofs, Proven};
 use lockstep_proto::slots;
@@ -207,16 +207,16 @@ fn report_of(
     proofs: &Proofs,
     warnings: &mut Vec<String>,
 ) -> Result<DestinationReport> {
-    let (standing, at) = match (end, site.store()) {
+    let (distance, at) = match (end, site.store()) {
         (Ok(end), Ok(store)) => {
             let compared = newest.compare(&Seen { store, end: &end }, &places.keys);
             (compared.map_err(Failure::from), Some((store, end)))
         }
         (Err(failure), _) | (_, Err(failure)) => (Err(failure), None),
     };
-    let (state, error, records_behind) = match standing {
-        Ok(Standing::Current) => (current, None, Some(0)),
-        Ok(Standing::Behind { records }) => ("behind", None, Some(records)),
+    let (state, error, records_behind) = match distance {
+        Ok(Distance::Current) => (current, None, Some(0)),
+        Ok(Distance::Behind { records }) => ("behind", None, Some(records)),
         Err(failure) => {
             let state = match (failure.is_damage(), &at) {
                 (true, Some(_)) => "diverged",

@@ -5,7 +5,7 @@ use super::*;
 use crate::fence::Claimant;
 use crate::log::LogEnd;
 use crate::record::{Start, StartReason};
-use crate::replica::{Seen, Standing};
+use crate::replica::{Distance, Seen};
 use crate::seal::StoreId;
 use crate::slots::Lock;
 use crate::store::FileStore;
@@ -215,11 +215,11 @@ fn one_that_is_behind_is_told_from_one_that_went_another_way() {
     let (newest, other) = (Seen { store: &a, end: &ends[0] }, Seen { store: &b, end: &ends[1] });
     assert!(newest.age() > other.age());
     let records = ends[0].position.seq - ends[1].position.seq;
-    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Standing::Behind { records });
+    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Distance::Behind { records });
     two.mirror("a", "b");
     let end = LogEnd::read(&b, &two.keys).unwrap();
     let other = Seen { store: &b, end: &end };
-    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Standing::Current);
+    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Distance::Current);
 }
 
 #[test]

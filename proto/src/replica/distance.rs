@@ -17,7 +17,7 @@ pub struct Seen<'a> {
 
 /// How a destination stands to the newest one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Distance {
     /// It ends at the same record.
     Current,
     /// It lacks so many records, and holds no other ones.
@@ -38,12 +38,12 @@ impl Seen<'_> {
     /// # Errors
     /// [`Error::TwoHistories`] where it holds records that were acknowledged and are not here; where either cannot
     /// be read.
-    pub fn compare(&self, other: &Seen<'_>, keys: &KeyRing) -> Result<Standing> {
+    pub fn compare(&self, other: &Seen<'_>, keys: &KeyRing) -> Result<Distance> {
         if self.end.position == other.end.position {
-            return Ok(Standing::Current);
+            return Ok(Distance::Current);
         }
         let behind = self.end.position.seq.saturating_sub(other.end.position.seq).max(1);
-        let behind = Ok(Standing::Behind { records: behind });
+        let behind = Ok(Distance::Behind { records: behind });
         let name = other.end.segment;
         // The other one first: a writer may go on meanwhile.
         let Some(there) = load(other.store, keys, name)? else { return behind };
