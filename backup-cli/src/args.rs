@@ -36,8 +36,8 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Show how the backup is
     Status(PlaceArgs),
-    /// Read everything that is stored, and prove it
-    Verify(PlaceArgs),
+    /// Read everything that is stored at all destinations, and prove it
+    Verify(VerifyArgs),
     /// Make a snapshot of what the log came to, so that a restore replays little
     ///
     /// It costs what has changed since the last one, and no running node waits for it. The plugin does it by
@@ -53,6 +53,8 @@ pub enum Command {
     List(PlaceArgs),
     /// List, add and remove the ways to open the backup
     Key(KeyArgs),
+    /// List, add, remove and test the places that a node's backup is written to
+    Destination(DestinationArgs),
     /// Show it all, without a node, in a temporary folder
     Demo(DemoArgs),
 }
@@ -63,12 +65,19 @@ pub struct InitArgs {
     /// lightningd's network directory (or the directory above it)
     #[arg(long, value_name = "DIR")]
     pub lightning_dir: PathBuf,
-    /// Where the backup goes: an empty or new folder, as a path or file:// URL
-    #[arg(value_name = "URL")]
-    pub url: String,
-    /// How messages name the destination
-    #[arg(long, default_value = "primary")]
-    pub name: String,
+    /// Where the backup goes: an empty or new folder, as a path or file:// URL, or a bucket; several for a copy at
+    /// each, all of which a transaction waits for
+    #[arg(value_name = "URL", required = true)]
+    pub url: Vec<String>,
+    /// One more place, which follows as fast as it can: no transaction waits for it
+    #[arg(long = "async", value_name = "URL")]
+    pub r#async: Vec<String>,
+    /// A transaction waits for K of the destinations that are not async, more than half of them [default: all]
+    #[arg(long, value_name = "K")]
+    pub quorum: Option<u32>,
+    /// How messages name a destination, in the order of the URLs [default: primary, second, third, …]
+    #[arg(long, value_name = "NAME")]
+    pub name: Vec<String>,
     /// The database, where it is not lightningd.sqlite3 in DIR
     #[arg(long, value_name = "PATH")]
     pub wallet: Option<PathBuf>,
@@ -115,6 +124,17 @@ pub struct PlaceArgs {
     /// What opens it
     #[command(flatten)]
     pub unlock: UnlockArgs,
+}
+
+/// `verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Replace what is damaged or missing at one destination of the node from another that has it intact
+    #[arg(long, requires = "lightning_dir")]
+    pub heal: bool,
 }
 
 /// What opens a backup.
@@ -279,6 +299,83 @@ pub struct KeyRemoveArgs {
     /// Remove it even where no slot is left
     #[arg(long)]
     pub last: bool,
+}
+
+/// `destination`.
+#[derive(Args)]
+pub struct DestinationArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: DestinationCommand,
+}
+
+/// `destination …`.
+#[derive(Subcommand)]
+pub enum DestinationCommand {
+    /// List them
+    List(NodeArgs),
+    /// Bring a new place up, and write there, too, from the next start of lightningd on
+    Add(DestinationAddArgs),
+    /// Write to one no more, from the next start of lightningd on; what is there stays
+    Remove(DestinationRemoveArgs),
+    /// Measure how long a place takes, and whether it keeps a second writer out
+    Test(DestinationTestArgs),
+}
+
+/// Whose backup is meant.
+#[derive(Args, Clone)]
+pub struct NodeArgs {
+    /// The node whose backup is meant
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: PathBuf,
+}
+
+/// `destination add`.
+#[derive(Args)]
+pub struct DestinationAddArgs {
+    /// The new place: empty, or where this backup was before
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// Which node
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// How messages name it [default: the next of primary, second, third, …]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// No transaction waits for it
+    #[arg(long = "async")]
+    pub r#async: bool,
+    /// From now on a transaction waits for K of the destinations that are not async
+    #[arg(long, value_name = "K")]
+    pub quorum: Option<u32>,
+}
+
+/// `destination remove`.
+#[derive(Args)]
+pub struct DestinationRemoveArgs {
+    /// Its name, as 'destination list' shows it
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Which node
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// From now on a transaction waits for K of the destinations that are not async
+    #[arg(long, value_name = "K")]
+    pub quorum: Option<u32>,
+}
+
+/// `destination test`.
+#[derive(Args)]
+pub struct DestinationTestArgs {
+    /// A destination of the node, or any place
+    #[arg(value_name = "NAME|URL")]
+    pub place: String,
+    /// The node, for a name, and for its credentials
+    #[arg(long, value_name = "DIR")]
+    pub lightning_dir: Option<PathBuf>,
+    /// Appends to measure
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub appends: u32,
 }
 
 /// `demo`.

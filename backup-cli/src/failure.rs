@@ -11,9 +11,11 @@ use lockstep_proto::error::{Class, Error};
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// What went wrong, and what to do next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     class: Class,
+    /// Only some of several destinations are bad.
+    partly: bool,
     message: String,
     hint: Option<String>,
 }
@@ -21,7 +23,12 @@ pub struct Failure {
 impl Failure {
     /// Something that is refused or failed, in the class that has no code of its own.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { class: Class::Failed, message: message.into(), hint: Some(hint.into()) }
+        Self {
+            class: Class::Failed,
+            partly: false,
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
     }
 
     /// Versions that do not go together.
@@ -32,6 +39,11 @@ impl Failure {
     /// A key that does not open what it should.
     pub fn wrong_key(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { class: Class::WrongKey, ..Self::new(message, hint) }
+    }
+
+    /// Some of several destinations are bad, but not all. The result says which.
+    pub fn partly(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { partly: true, ..Self::new(message, hint) }
     }
 
     /// A file of this machine.
@@ -46,9 +58,16 @@ impl Failure {
         self
     }
 
+    /// The same, in other words.
+    pub fn saying(mut self, message: String) -> Self {
+        self.message = message;
+        self
+    }
+
     /// The exit code of its class.
     pub fn exit_code(&self) -> u8 {
         match self.class {
+            _ if self.partly => 3,
             Class::Failed => 1,
             Class::Nothing => 10,
             Class::Fenced => 11,
@@ -61,6 +80,7 @@ impl Failure {
     /// The name of its class, for `--json`.
     pub fn class_name(&self) -> &'static str {
         match self.class {
+            _ if self.partly => "partly",
             Class::Failed => "failed",
             Class::Nothing => "nothing",
             Class::Fenced => "fenced",
@@ -68,6 +88,11 @@ impl Failure {
             Class::Damaged => "damaged",
             Class::Version => "version",
         }
+    }
+
+    /// True where stored bytes are not what was written, or two histories meet.
+    pub fn is_damage(&self) -> bool {
+        self.class == Class::Damaged
     }
 
     /// What went wrong.
@@ -83,7 +108,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { class: error.class(), message: error.to_string(), hint: error.hint() }
+        Self { class: error.class(), partly: false, message: error.to_string(), hint: error.hint() }
     }
 }
 
@@ -95,7 +120,7 @@ impl From<lockstep_proto::store::StoreError> for Failure {
 
 impl From<DirError> for Failure {
     fn from(error: DirError) -> Self {
-        Self { class: Class::Failed, message: error.to_string(), hint: error.hint() }
+        Self { class: Class::Failed, partly: false, message: error.to_string(), hint: error.hint() }
     }
 }
 
@@ -105,7 +130,12 @@ impl From<SecretError> for Failure {
             SecretError::Io { .. } | SecretError::Exists { .. } => Class::Failed,
             _ => Class::WrongKey,
         };
-        Self { class, message: error.to_string(), hint: error.hint().map(Into::into) }
+        Self {
+            class,
+            partly: false,
+            message: error.to_string(),
+            hint: error.hint().map(Into::into),
+        }
     }
 }
 
@@ -113,6 +143,7 @@ impl From<WalletError> for Failure {
     fn from(error: WalletError) -> Self {
         Self {
             class: Class::Failed,
+            partly: false,
             message: error.to_string(),
             hint: error.hint().map(Into::into),
         }
@@ -121,12 +152,12 @@ impl From<WalletError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self { class: Class::Failed, message: error.to_string(), hint: None }
+        Self { class: Class::Failed, partly: false, message: error.to_string(), hint: None }
     }
 }
 
 impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Self {
-        Self { class: Class::Damaged, message: error.to_string(), hint: None }
+        Self { class: Class::Damaged, partly: false, message: error.to_string(), hint: None }
     }
 }

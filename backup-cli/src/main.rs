@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Prune(args) => commands::prune::run(&args, &output),
         Command::List(args) => commands::list::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
+        Command::Destination(args) => commands::destination::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),
     };
     match done {

@@ -1,4 +1,4 @@
-//! Which log is meant: that of a node's directory, or that at a URL with a key.
+//! Which log is meant: that of a node's directory, at all its destinations, or that at a URL with a key.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,32 +6,94 @@ use std::sync::Arc;
 use lockstep_node::LightningDir;
 use lockstep_proto::config::{LockFile, NamedDestination, destination_options, read_key_file};
 use lockstep_proto::destination::Destination;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
-use lockstep_proto::seal::KeyRing;
+use lockstep_proto::replica::{Mode, Seen};
+use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::store::{Fencing, Store};
 
 use crate::args::PlaceArgs;
 use crate::failure::{Failure, Result};
 use crate::unlock;
 
-/// An opened log.
+/// An opened log: of several destinations the one that is read.
 pub struct Place {
     /// The node's directory, where it was named by that.
     pub node: Option<LightningDir>,
     /// How messages name it.
     pub name: String,
-    /// Where it is.
-    pub url: Destination,
-    /// How well that place keeps a second writer out, where the node's lock file says so.
-    pub fencing: Option<Fencing>,
     /// The store there.
     pub store: Arc<dyn Store>,
     /// What opens it.
     pub keys: KeyRing,
+    /// The other destinations of the node.
+    pub others: Vec<Site>,
 }
 
 impl Place {
-    /// Opens what the arguments name.
+    /// Opens what the arguments name: the newest destination that can be read.
+    pub fn open(args: &PlaceArgs) -> Result<Self> {
+        let mut places = Places::open(args)?;
+        let newest = places.newest()?;
+        let site = places.sites.remove(newest);
+        let Places { node, keys, sites: others, .. } = places;
+        Ok(Self { node, name: site.name, store: site.store?, keys, others })
+    }
+}
+
+/// A log at all its destinations.
+pub struct Places {
+    /// The node's directory, where it was named by that.
+    pub node: Option<LightningDir>,
+    /// Its lock file.
+    pub lock: Option<LockFile>,
+    /// What opens it.
+    pub keys: KeyRing,
+    /// At least one, in the order of the lock file.
+    pub sites: Vec<Site>,
+}
+
+/// One destination, which may be away.
+pub struct Site {
+    /// How messages name it.
+    pub name: String,
+    /// Where it is.
+    pub url: Destination,
+    /// Whether an append waits for it.
+    pub mode: Mode,
+    /// How well that place keeps a second writer out, where the node's lock file says so.
+    pub fencing: Option<Fencing>,
+    /// The store there, or why it cannot be used.
+    pub store: Result<Arc<dyn Store>>,
+}
+
+impl Site {
+    /// Opens the destination of a store.
+    pub fn open(destination: NamedDestination, store_id: StoreId) -> Self {
+        let NamedDestination { name, url, mode, fencing } = destination;
+        let opened = url.open().and_then(|store| {
+            Marker::read(&*store)?.require(store_id)?;
+            Ok(store)
+        });
+        Self { name, url, mode, fencing, store: opened.map_err(Failure::from) }
+    }
+
+    /// The store, if it can be used.
+    pub fn store(&self) -> Result<&dyn Store> {
+        match &self.store {
+            Ok(store) => Ok(&**store),
+            Err(failure) => Err(failure.clone()),
+        }
+    }
+
+    /// Where its log ends.
+    pub fn end(&self, keys: &KeyRing) -> Result<LogEnd> {
+        Ok(LogEnd::read(self.store()?, keys)?)
+    }
+}
+
+impl Places {
+    /// Opens what the arguments name. A destination of several that is away is no error here.
     pub fn open(args: &PlaceArgs) -> Result<Self> {
         match (&args.lightning_dir, &args.url) {
             (Some(directory), _) => Self::of_node(directory, args),
@@ -39,7 +101,9 @@ impl Place {
                 let url = destination(url, None)?;
                 let store = open_store(&url)?;
                 let (keys, _) = unlock::open(&*store, &args.unlock, None)?;
-                Ok(Self { node: None, name: url.to_string(), url, fencing: None, store, keys })
+                let (name, mode) = (url.to_string(), Mode::Sync);
+                let site = Site { name, url, mode, fencing: None, store: Ok(store) };
+                Ok(Self { node: None, lock: None, keys, sites: vec![site] })
             }
             (None, None) => {
                 Err(Failure::new("no backup is named", "give --lightning-dir or a URL."))
@@ -49,18 +113,16 @@ impl Place {
 
     fn of_node(directory: &Path, args: &PlaceArgs) -> Result<Self> {
         let node = LightningDir::locate(directory)?;
-        let lock = LockFile::read(node.path())?.ok_or_else(|| {
-            Failure::new(
-                format!("there is no backup.lock in '{}'", node.path().display()),
-                "this node has no backup yet: 'backup-cli init' makes one.",
-            )
-        })?;
+        let lock = lock_of(&node)?;
         let options = destination_options(Some(node.path()), std::env::vars_os())?;
-        let destination = lock.destinations(&options)?.swap_remove(0);
-        let store = destination.url.open()?;
-        Marker::read(&*store)?.require(lock.store_id)?;
+        let open = |destination| Site::open(destination, lock.store_id);
+        let sites: Vec<Site> = lock.destinations(&options)?.into_iter().map(open).collect();
+        if let [only] = sites.as_slice() {
+            only.store()?;
+        }
         let keys = if args.unlock.is_given() {
-            unlock::open(&*store, &args.unlock, None)?.0
+            let reachable = sites.iter().find(|site| site.store.is_ok()).unwrap_or(&sites[0]);
+            unlock::open(reachable.store()?, &args.unlock, None)?.0
         } else if node.key_file().exists() {
             read_key_file(&node.key_file())?
         } else {
@@ -69,9 +131,63 @@ impl Place {
                 "'backup-cli key write --lightning-dir DIR' makes it again from the node's secret.",
             ));
         };
-        let NamedDestination { name, url, fencing, .. } = destination;
-        Ok(Self { node: Some(node), name, url, fencing, store, keys })
+        Ok(Self { node: Some(node), lock: Some(lock), keys, sites })
     }
+
+    /// Where the log ends at each.
+    pub fn ends(&self) -> Vec<Result<LogEnd>> {
+        self.sites.iter().map(|site| site.end(&self.keys)).collect()
+    }
+
+    /// The newest of those that can be read, by their ends; the first of several that are equally new.
+    ///
+    /// Fails as the first does where none can.
+    pub fn newest_of(&self, ends: &[Result<LogEnd>]) -> Result<usize> {
+        let mut newest: Option<(usize, (u32, u64))> = None;
+        for (index, end) in ends.iter().enumerate() {
+            let (Ok(end), Ok(store)) = (end, self.sites[index].store()) else { continue };
+            let age = Seen { store, end }.age();
+            if newest.is_none_or(|(_, newest)| age > newest) {
+                newest = Some((index, age));
+            }
+        }
+        match (newest, ends.iter().find_map(|end| end.as_ref().err())) {
+            (Some((index, _)), _) => Ok(index),
+            (None, Some(failure)) => Err(failure.clone()),
+            (None, None) => Err(Failure::new("no destination", "look at backup.lock.")),
+        }
+    }
+
+    /// As [`newest_of`](Self::newest_of). Where there is one only, nothing of its log is read.
+    pub fn newest(&self) -> Result<usize> {
+        match self.sites.as_slice() {
+            [only] => only.store().map(|_| 0),
+            _ => self.newest_of(&self.ends()),
+        }
+    }
+
+    /// What can be written to, with its name.
+    pub fn reachable(&self) -> impl Iterator<Item = (&str, &dyn Store)> {
+        self.sites.iter().filter_map(|site| Some((site.name.as_str(), site.store().ok()?)))
+    }
+
+    /// Fails where a destination is away: for what must be done at all of them.
+    pub fn require_all(&self) -> Result<()> {
+        for site in &self.sites {
+            site.store().map_err(|failure| failure.doing(&format!("open '{}'", site.name)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The lock file of a node that has a backup.
+pub fn lock_of(node: &LightningDir) -> Result<LockFile> {
+    LockFile::read(node.path())?.ok_or_else(|| {
+        Failure::new(
+            format!("there is no backup.lock in '{}'", node.path().display()),
+            "this node has no backup yet: 'backup-cli init' makes one.",
+        )
+    })
 }
 
 /// The destination that a URL names, with the credentials of the environment and, if there are any, those in the

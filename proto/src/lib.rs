@@ -27,6 +27,7 @@
 //! | [`hold`] | what an alarm keeps |
 //! | [`tail`] | how much log there is behind the newest snapshot, and what that means for a restore |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
+//! | [`measure`] | how long a place takes for a record |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
 //!
@@ -43,6 +44,7 @@ pub mod hold;
 pub mod layout;
 pub mod log;
 pub mod marker;
+pub mod measure;
 pub mod prune;
 pub mod record;
 pub mod replica;

@@ -17,7 +17,8 @@ use crate::store::{Store, StoreErrorKind};
 /// What lightningd's `makesecret` is asked for, to derive the node slot's identity.
 pub const NODE_SECRET_INFO: &str = "cln-lockstep/v1";
 
-const SUFFIX: &str = ".age";
+/// What the file name of a slot ends with.
+pub(crate) const SUFFIX: &str = ".age";
 
 /// A kind of slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,8 @@ impl Slot {
         Some(Self { name: name.into(), kind })
     }
 
-    fn object(&self) -> String {
+    /// Name of its object.
+    pub fn object(&self) -> String {
         format!("{}/{}{SUFFIX}", layout::KEYS, self.name)
     }
 }
@@ -203,6 +205,18 @@ pub fn add(store: &dyn Store, keys: &KeyRing, lock: &Lock) -> Result<Slot> {
     } else {
         Err(Error::damaged(format!("'{}'", slot.object()), "slot does not open"))
     }
+}
+
+/// True where the bytes of a slot can be all of it: an `age` header, and as many bytes behind it as this key ring takes
+/// sealed. Whether it opens only its owner can tell.
+///
+/// # Errors
+/// [`Error::Key`] where the ring holds no key.
+pub fn looks_whole(sealed: &[u8], keys: &KeyRing) -> Result<bool> {
+    const TAG: usize = 16;
+    let mut behind_header = sealed;
+    let has_header = Decryptor::new(&mut behind_header).is_ok();
+    Ok(has_header && behind_header.len() == keys.encode()?.len() + TAG)
 }
 
 /// Removes a slot.

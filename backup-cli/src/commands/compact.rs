@@ -9,6 +9,7 @@ use lockstep_proto::config::{LockFile, SHADOW_FOLDER};
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
+use lockstep_proto::replica::Mirror;
 use lockstep_proto::shadow::{self, Digest, Expected, Proofs, Published, Shadow};
 use lockstep_proto::version::DataVersion;
 use rusqlite::Connection;
@@ -18,7 +19,7 @@ use super::now;
 use crate::args::CompactArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
-use crate::place::Place;
+use crate::place::{Place, Site};
 
 /// How often it is looked whether a node has started.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -40,6 +41,16 @@ struct Report {
     /// are at places that cannot be compared.
     compared: Option<bool>,
     seconds: f64,
+    /// One for each other destination of the node.
+    others: Vec<Other>,
+}
+
+/// Another destination, which gets the snapshots that it lacks.
+#[derive(Serialize)]
+struct Other {
+    destination: String,
+    copied: u64,
+    error: Option<String>,
 }
 
 /// What came of it.
@@ -78,12 +89,44 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
         done => done,
     };
     if let Err(Error::Differs { generation, seq, .. }) = done {
-        Hold { generation, seq, time: now() }.place(&*place.store)?;
+        let hold = Hold { generation, seq, time: now() };
+        hold.place(&*place.store)?;
+        let others = place.others.iter().filter_map(|site| site.store().ok());
+        others.map(|store| hold.place(store)).collect::<std::result::Result<Vec<_>, _>>()?;
     }
     let done = done.map_err(|error| Failure::from(error).doing("compact"))?;
-    let report = report(&place, done, began);
+    let others = share(&place, output);
+    let report = report(&place, done, others, began);
     output.result(&report, || text(&report));
-    Ok(())
+    let bad: Vec<_> = report.others.iter().filter(|other| other.error.is_some()).collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = bad.iter().map(|other| other.destination.as_str()).collect();
+    Err(Failure::partly(
+        format!("the snapshot was not copied to {}", names.join(", ")),
+        "the backup is whole where it was made; 'backup-cli verify --heal' brings the others up.",
+    ))
+}
+
+/// Copies the snapshots that the other destinations lack, as far as their own logs reach.
+fn share(place: &Place, output: &Output) -> Vec<Other> {
+    let copy = |site: &Site| -> Result<u64> {
+        let (source, target) = (&*place.store, site.store()?);
+        let bar = output.counter(&format!("copying to '{}', bytes:", site.name));
+        let mirror = Mirror { source, target, keys: &place.keys, before: None };
+        let done = mirror.snapshots(&mut |bytes| bar.inc(bytes));
+        bar.finish_and_clear();
+        Ok(done?.objects)
+    };
+    let others = place.others.iter().map(|site| {
+        let (copied, error) = match copy(site) {
+            Ok(copied) => (copied, None),
+            Err(failure) => (0, Some(failure.message().to_owned())),
+        };
+        Other { destination: site.name.clone(), copied, error }
+    });
+    others.collect()
 }
 
 /// What the database of a stopped node holds; `None` where there is none, or a node starts meanwhile.
@@ -151,7 +194,7 @@ fn compact(
     done
 }
 
-fn report(place: &Place, done: Done, began: Instant) -> Report {
+fn report(place: &Place, done: Done, others: Vec<Other>, began: Instant) -> Report {
     let Done { batches, seq, published, compared } = done;
     let version = published.as_ref().and_then(|published| published.data_version);
     Report {
@@ -166,10 +209,22 @@ fn report(place: &Place, done: Done, began: Instant) -> Report {
         snapshot: published.map(|published| published.base.name),
         compared,
         seconds: began.elapsed().as_secs_f64(),
+        others,
     }
 }
 
 fn text(report: &Report) -> String {
+    let mut text = own_text(report);
+    for Other { destination, copied, error } in &report.others {
+        text += &match error {
+            None => format!("\n  copied to '{destination}': {copied} snapshots"),
+            Some(error) => format!("\n  not copied to '{destination}': {error}"),
+        };
+    }
+    text
+}
+
+fn own_text(report: &Report) -> String {
     let equal = match report.compared {
         Some(true) => "; the database holds the same",
         _ => "",

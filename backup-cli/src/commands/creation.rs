@@ -11,10 +11,11 @@ use lockstep_proto::destination::Destination;
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{Start, StartReason};
-use lockstep_proto::replica::Mode;
-use lockstep_proto::seal::KeyRing;
+use lockstep_proto::replica::{Mirror, Mode};
+use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock};
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Options, Store};
+use lockstep_proto::verify;
 use lockstep_proto::writer::Writer;
 
 use super::now;
@@ -22,6 +23,7 @@ use crate::PROGRAM;
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
+use crate::place::destination;
 
 /// A backup to be made.
 pub struct Creation<'a> {
@@ -29,12 +31,8 @@ pub struct Creation<'a> {
     pub purpose: &'static str,
     /// Whose it is.
     pub node: &'a LightningDir,
-    /// How messages name the destination.
-    pub name: &'a str,
     /// Where it goes.
-    pub url: &'a Destination,
-    /// The empty place there.
-    pub store: &'a Arc<dyn Store>,
+    pub places: &'a NewPlaces,
     /// What seals it.
     pub keys: &'a KeyRing,
     /// What opens it.
@@ -48,27 +46,49 @@ impl Creation<'_> {
     /// `before_lock`, the lock file. Gives the snapshot's size in bytes.
     pub fn make(&self, output: &Output, before_lock: impl FnOnce() -> Result<()>) -> Result<u64> {
         let directory = LockFile::new_directory()?;
+        let store = self.places.first();
         for lock in self.locks {
-            slots::add(&**self.store, self.keys, lock)?;
+            slots::add(&**store, self.keys, lock)?;
         }
         let claimant = Claimant::this_process(PROGRAM, self.purpose, &directory, now())?;
-        let mut writer = Writer::create(self.store.clone(), self.keys.clone(), claimant)?;
+        let mut writer = Writer::create(store.clone(), self.keys.clone(), claimant)?;
         let snapshot_bytes = self.begin(&mut writer, output)?;
         writer.close(now());
-        Marker::new(self.keys.store(), now()).create(&**self.store)?;
+        Marker::new(self.keys.store(), now()).create(&**store)?;
+        self.bring_up_the_others(output)?;
         before_lock()?;
         let node = self.node;
         let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
             .then(|| node.wallet().to_owned());
-        let destination = NamedDestination {
-            name: self.name.into(),
-            url: self.url.clone(),
-            mode: Mode::Sync,
-            fencing: Some(self.store.fencing().map_err(lockstep_proto::error::Error::from)?),
-        };
-        LockFile::new(self.keys.store(), directory, vec![destination], wallet)
-            .write(node.path())?;
+        let mut destinations = self.places.destinations.clone();
+        for (destination, store) in destinations.iter_mut().zip(&self.places.stores) {
+            destination.fencing =
+                Some(store.fencing().map_err(lockstep_proto::error::Error::from)?);
+        }
+        let mut lock = LockFile::new(self.keys.store(), directory, destinations, wallet);
+        lock.quorum = self.places.quorum;
+        lock.write(node.path())?;
         Ok(snapshot_bytes)
+    }
+
+    fn bring_up_the_others(&self, output: &Output) -> Result<()> {
+        let source = &**self.places.first();
+        for (target, destination) in
+            self.places.stores.iter().zip(&self.places.destinations).skip(1)
+        {
+            if !target.list("").map_err(lockstep_proto::error::Error::from)?.is_empty() {
+                return Err(Failure::new(
+                    format!("'{}' is the same place as another one", destination.url),
+                    "give each copy a place of its own, best on another machine.",
+                ));
+            }
+            let bar = output.bar(&destination.name, verify::stored_bytes(source)?);
+            let mirror = Mirror { source, target: &**target, keys: self.keys, before: None };
+            let done = mirror.run(&mut |bytes| bar.inc(bytes));
+            bar.finish_and_clear();
+            done?;
+        }
+        Ok(())
     }
 
     fn begin(&self, writer: &mut Writer, output: &Output) -> Result<u64> {
@@ -87,6 +107,70 @@ impl Creation<'_> {
         bar.finish_and_clear();
         Ok(bytes)
     }
+}
+
+/// Empty places for a new backup: the first is written to, the others become its copies.
+pub struct NewPlaces {
+    /// At least one.
+    pub destinations: Vec<NamedDestination>,
+    /// So many of the `sync` ones must have a record.
+    pub quorum: Option<u32>,
+    stores: Vec<Arc<dyn Store>>,
+}
+
+impl NewPlaces {
+    /// What the arguments name, checked; nothing is opened yet.
+    pub fn named(args: &InitArgs, directory: &Path) -> Result<Self> {
+        let urls = args.url.iter().map(|url| (url, Mode::Sync));
+        let urls = urls.chain(args.r#async.iter().map(|url| (url, Mode::Async)));
+        let mut destinations: Vec<NamedDestination> = Vec::new();
+        for (number, (url, mode)) in urls.enumerate() {
+            let name = args.name.get(number).cloned().unwrap_or_else(|| default_name(number));
+            let url = destination(url, Some(directory))?;
+            if destinations.iter().any(|other| other.url == url) {
+                return Err(Failure::new(
+                    format!("'{url}' is named twice"),
+                    "give each copy a place of its own, best on another machine.",
+                ));
+            }
+            destinations.push(NamedDestination { mode, ..NamedDestination::new(name, url) });
+        }
+        if let Some(name) = args.name.get(destinations.len()) {
+            return Err(Failure::new(
+                format!("'{name}' is the name of no URL"),
+                "give as many names as URLs, in their order, or fewer.",
+            ));
+        }
+        let mut lock = LockFile::new(StoreId([0; 16]), String::new(), destinations, None);
+        lock.quorum = args.quorum;
+        // Two of one name, or a quorum that is none.
+        lock.destinations(&Options::default())?;
+        Ok(Self { destinations: lock.destinations, quorum: lock.quorum, stores: Vec::new() })
+    }
+
+    /// Opens them, all of which must be empty.
+    pub fn create(mut self) -> Result<Self> {
+        for destination in &self.destinations {
+            self.stores.push(destination.url.create()?);
+        }
+        Ok(self)
+    }
+
+    /// The store that the backup begins in.
+    pub fn first(&self) -> &Arc<dyn Store> {
+        &self.stores[0]
+    }
+
+    /// Where that is.
+    pub fn first_url(&self) -> &Destination {
+        &self.destinations[0].url
+    }
+}
+
+/// The name of the destination that so many others come before, where nobody gives one.
+pub(super) fn default_name(before: usize) -> String {
+    const NAMES: [&str; 6] = ["primary", "second", "third", "fourth", "fifth", "sixth"];
+    NAMES.get(before).map_or_else(|| format!("destination-{}", before + 1), ToString::to_string)
 }
 
 /// The node that the arguments name, with its database where the arguments or lightningd's config say.

@@ -14,12 +14,11 @@ use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
 use lockstep_proto::version::DataVersion;
 use serde::Serialize;
 
-use super::creation::{Creation, find_node};
+use super::creation::{Creation, NewPlaces, find_node};
 use super::{missing_slots, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
-use crate::place::destination;
 use crate::python_backup::{Extent, Replayed, Scan, scan::Tail};
 use crate::unlock;
 
@@ -73,7 +72,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
     let began = Instant::now();
     let old = old_path(&args.old)?;
     let node = find_node(&args.init)?;
-    let url = destination(&args.init.url, Some(node.path()))?;
+    let places = NewPlaces::named(&args.init, node.path())?;
     refuse_running(&node)?;
     let old_lock = OldLock::find(&node)?;
     let live = find_database(&node, args.write_database)?;
@@ -101,7 +100,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         database: standing,
         replayed,
         lightning_dir: node.path().to_owned(),
-        url: url.clone(),
+        url: places.first_url().clone(),
         store_id: None,
         snapshot_bytes: 0,
         slots: Vec::new(),
@@ -110,7 +109,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         seconds: 0.0,
     };
     if !args.dry_run {
-        let store = url.create()?;
+        let places = places.create()?;
         let random = |error| Failure::from(Error::from(error));
         let keys = KeyRing::generate(StoreId::generate().map_err(random)?).map_err(random)?;
         write_key_file(&node.key_file(), &keys)?;
@@ -118,9 +117,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         let creation = Creation {
             purpose: "import",
             node: &node,
-            name: &args.init.name,
-            url: &url,
-            store: &store,
+            places: &places,
             keys: &keys,
             locks: &locks,
             source: Some(source),
@@ -133,9 +130,9 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
         }
         report.snapshot_bytes = made?;
         report.store_id = Some(keys.store());
-        report.slots = slots::list(&*store)?.into_iter().map(|slot| slot.name).collect();
+        report.slots = slots::list(&**places.first())?.into_iter().map(|slot| slot.name).collect();
         report.old_lock = old_lock.map(|lock| lock.kept);
-        report.warnings.extend(missing_slots(&*store)?);
+        report.warnings.extend(missing_slots(&**places.first())?);
         if args.write_database {
             database.publish(node.wallet())?;
             report.database_written = Some(node.wallet().to_owned());

@@ -4,19 +4,19 @@ use std::path::PathBuf;
 
 use lockstep_node::wallet;
 use lockstep_node::{Access, LightningDir};
-use lockstep_proto::config::{LockFile, write_key_file};
+use lockstep_proto::config::{LockFile, NamedDestination, write_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock};
 use lockstep_proto::store::Fencing;
 use serde::Serialize;
 
-use super::creation::{Creation, find_node};
+use super::creation::{Creation, NewPlaces, find_node};
 use super::{missing_slots, refuse_running};
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
-use crate::place::destination;
+use crate::place::lock_of;
 use crate::unlock;
 
 #[derive(Serialize)]
@@ -27,6 +27,8 @@ struct Report {
     data_version: Option<u32>,
     snapshot_bytes: u64,
     fencing: Fencing,
+    destinations: Vec<NamedDestination>,
+    quorum: Option<u32>,
     slots: Vec<String>,
     warning: Option<String>,
 }
@@ -34,22 +36,20 @@ struct Report {
 /// Makes the backup. Everything is checked before anything is written; the lock file comes last.
 pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
     let node = find_node(args)?;
-    let url = destination(&args.url, Some(node.path()))?;
+    let places = NewPlaces::named(args, node.path())?;
     refuse_running(&node)?;
     refuse_taken(&node)?;
     let locks = locks(args, &node)?;
     let existing = wallet::data_version(node.wallet(), Access::Exclusive)?;
 
-    let store = url.create()?;
+    let places = places.create()?;
     let keys = KeyRing::generate(StoreId::generate().map_err(lockstep_proto::error::Error::from)?)
         .map_err(lockstep_proto::error::Error::from)?;
     write_key_file(&node.key_file(), &keys)?;
     let creation = Creation {
         purpose: "init",
         node: &node,
-        name: &args.name,
-        url: &url,
-        store: &store,
+        places: &places,
         keys: &keys,
         locks: &locks,
         source: existing.is_some().then(|| node.wallet()),
@@ -60,16 +60,20 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
         let _ = std::fs::remove_file(node.key_file());
     }
     let snapshot_bytes = made?;
+    let store = places.first();
+    let lock = lock_of(&node)?;
 
     let report = Report {
         store_id: keys.store(),
         lightning_dir: node.path().to_owned(),
-        url,
+        url: places.first_url().clone(),
         data_version: existing,
         snapshot_bytes,
         fencing: store.fencing().map_err(lockstep_proto::error::Error::from)?,
-        slots: slots::list(&*store)?.into_iter().map(|slot| slot.name).collect(),
-        warning: missing_slots(&*store)?,
+        destinations: lock.destinations,
+        quorum: lock.quorum,
+        slots: slots::list(&**store)?.into_iter().map(|slot| slot.name).collect(),
+        warning: missing_slots(&**store)?,
     };
     output.result(&report, || text(&report));
     Ok(())
@@ -89,9 +93,19 @@ fn text(report: &Report) -> String {
     if !report.slots.is_empty() {
         text += &format!("  opens with: {}, or backup.key\n", report.slots.join(", "));
     }
-    if report.fencing == Fencing::Advisory {
-        text += "  warning: this place cannot keep a second writer out (fencing: advisory): never let two copies of the \
-                 node run\n";
+    let several = report.destinations.len() > 1;
+    for destination in report.destinations.iter().skip(1) {
+        let mode = if destination.mode.is_sync() { "" } else { ", async" };
+        text += &format!("  and at {} ('{}'{mode})\n", destination.url, destination.name);
+    }
+    let advisory = |found: &&NamedDestination| found.fencing == Some(Fencing::Advisory);
+    for destination in report.destinations.iter().filter(advisory) {
+        let place =
+            if several { format!("'{}'", destination.name) } else { "this place".to_owned() };
+        text += &format!(
+            "  warning: {place} cannot keep a second writer out (fencing: advisory): never let two copies of the \
+             node run\n"
+        );
     }
     if let Some(warning) = &report.warning {
         text += &format!("  warning: {warning}\n");

@@ -9,13 +9,15 @@ use super::missing_slots;
 use crate::args::{KeyAddArgs, KeyArgs, KeyCommand, KeyRemoveArgs, PlaceArgs};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
-use crate::place::Place;
+use crate::place::Places;
 use crate::unlock;
 
 #[derive(Serialize)]
 struct Report {
     destination: String,
     slots: Vec<SlotReport>,
+    /// Destinations of the node that are away, and have what they had before.
+    away: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     added: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,11 +42,11 @@ pub fn run(args: &KeyArgs, output: &Output) -> Result<()> {
 }
 
 fn list(args: &PlaceArgs, output: &Output) -> Result<()> {
-    report(&Place::open(args)?, None, None, output)
+    report(&Places::open(args)?, None, None, output)
 }
 
 fn add(args: &KeyAddArgs, output: &Output) -> Result<()> {
-    let place = Place::open(&args.place)?;
+    let places = Places::open(&args.place)?;
     let lock =
         match (&args.lock.add_hsm_secret, &args.lock.add_passphrase_file, &args.lock.add_recipient)
         {
@@ -57,21 +59,54 @@ fn add(args: &KeyAddArgs, output: &Output) -> Result<()> {
                 return Err(Failure::new("nothing to add", "see 'backup-cli key add --help'."));
             }
         };
-    let slot = slots::add(&*place.store, &place.keys, &lock)?;
-    report(&place, Some(slot), None, output)
+    // What the new slot is called must be free everywhere.
+    share(&places)?;
+    let first = places.sites[places.newest()?].store()?;
+    let slot = slots::add(first, &places.keys, &lock)?;
+    share(&places)?;
+    report(&places, Some(slot), None, output)
+}
+
+/// Gives each destination the slots that it lacks and another has.
+fn share(places: &Places) -> Result<()> {
+    for (_, from) in places.reachable() {
+        for slot in slots::list(from)? {
+            for (_, to) in places.reachable() {
+                if !to.exists(&slot.object())? {
+                    to.create(&slot.object(), &from.read(&slot.object())?)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove(args: &KeyRemoveArgs, output: &Output) -> Result<()> {
-    let place = Place::open(&args.place)?;
-    let slots = slots::list(&*place.store)?;
-    if slots.len() == 1 && slots.iter().any(|slot| slot.name == args.slot) && !args.last {
-        return Err(Failure::new(
-            format!("'{}' is the only slot of '{}'", args.slot, place.name),
-            "without it nothing but backup.key opens the backup; add another slot first, or say --last.",
-        ));
+    let places = Places::open(&args.place)?;
+    // Where it stays, it opens the backup, and it would come back from there.
+    places.require_all()?;
+    let newest = &places.sites[places.newest()?];
+    let mut removed = None;
+    for (name, store) in places.reachable() {
+        let slots = slots::list(store)?;
+        if slots.len() == 1 && slots.iter().any(|slot| slot.name == args.slot) && !args.last {
+            return Err(Failure::new(
+                format!("'{}' is the only slot of '{name}'", args.slot),
+                "without it nothing but backup.key opens the backup; add another slot first, or say --last.",
+            ));
+        }
+        removed = removed.or(slots.into_iter().find(|slot| slot.name == args.slot));
     }
-    let slot = slots::remove(&*place.store, &args.slot)?;
-    report(&place, None, Some(slot), output)
+    if removed.is_none() {
+        // Says which slots there are.
+        slots::remove(newest.store()?, &args.slot)?;
+    }
+    for (_, store) in places.reachable() {
+        if slots::list(store)?.iter().any(|slot| slot.name == args.slot) {
+            slots::remove(store, &args.slot)?;
+        }
+    }
+    report(&places, None, removed, output)
 }
 
 fn write(args: &PlaceArgs, output: &Output) -> Result<()> {
@@ -83,27 +118,31 @@ fn write(args: &PlaceArgs, output: &Output) -> Result<()> {
     if !args.unlock.is_given() {
         args.unlock.hsm_secret = Some(path.with_file_name("hsm_secret"));
     }
-    let place = Place::open(&args)?;
-    write_key_file(&path, &place.keys)?;
+    let places = Places::open(&args)?;
+    write_key_file(&path, &places.keys)?;
     output.note(&format!("written: {}", path.display()));
-    report(&place, None, None, output)
+    report(&places, None, None, output)
 }
 
 fn report(
-    place: &Place,
+    places: &Places,
     added: Option<Slot>,
     removed: Option<Slot>,
     output: &Output,
 ) -> Result<()> {
+    let site = &places.sites[places.newest()?];
+    let store = site.store()?;
+    let away = places.sites.iter().filter(|site| site.store.is_err());
     let report = Report {
-        destination: place.name.clone(),
-        slots: slots::list(&*place.store)?
+        destination: site.name.clone(),
+        away: away.map(|site| site.name.clone()).collect(),
+        slots: slots::list(store)?
             .into_iter()
             .map(|slot| SlotReport { kind: slot.kind.to_string(), name: slot.name })
             .collect(),
         added: added.map(|slot| slot.name),
         removed: removed.map(|slot| slot.name),
-        warning: missing_slots(&*place.store)?,
+        warning: missing_slots(store)?,
     };
     output.result(&report, || text(&report));
     Ok(())
@@ -121,6 +160,11 @@ fn text(report: &Report) -> String {
     }
     for slot in &report.slots {
         text += &format!("{}\n", slot.name);
+    }
+    for name in &report.away {
+        text += &format!(
+            "warning: '{name}' is away, and keeps the slots that it has until it is brought up\n"
+        );
     }
     if let Some(warning) = &report.warning {
         text += &format!("warning: {warning}\n");

@@ -13,6 +13,14 @@ use crate::place::Place;
 struct Report {
     destination: String,
     generations: Vec<GenerationList>,
+    /// Other destinations of the node that cannot be read.
+    unreachable: Vec<Away>,
+}
+
+#[derive(Serialize)]
+struct Away {
+    name: String,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -40,7 +48,12 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         let snapshots = snapshots(&*place.store, generation)?;
         generations.push(GenerationList { generation, snapshots, segments });
     }
-    let report = Report { destination: place.name, generations };
+    let away = place.others.iter().filter_map(|site| {
+        let failure = site.store().err()?;
+        Some(Away { name: site.name.clone(), error: failure.message().into() })
+    });
+    let unreachable = away.collect();
+    let report = Report { destination: place.name, generations, unreachable };
     output.result(&report, || text(&report));
     Ok(())
 }
@@ -61,6 +74,9 @@ fn text(report: &Report) -> String {
         for object in generation.snapshots.iter().chain(&generation.segments) {
             text += &format!("  {:>12}  {}\n", bytes(object.bytes), object.name);
         }
+    }
+    for away in &report.unreachable {
+        text += &format!("'{}' is unreachable: {}\n", away.name, away.error);
     }
     text
 }

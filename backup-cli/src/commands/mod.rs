@@ -3,6 +3,8 @@
 pub mod compact;
 mod creation;
 pub mod demo;
+pub mod destination;
+mod heal;
 pub mod import;
 pub mod init;
 pub mod key;

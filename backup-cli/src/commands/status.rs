@@ -3,8 +3,10 @@
 use lockstep_node::{Access, wallet};
 use lockstep_proto::config::LockFile;
 use lockstep_proto::destination::Destination;
+use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
+use lockstep_proto::replica::{Distance, Mode, Seen};
 use lockstep_proto::seal::StoreId;
 use lockstep_proto::shadow::{Digest, Proofs, Proven};
 use lockstep_proto::slots;
@@ -15,14 +17,16 @@ use serde::Serialize;
 
 use super::{missing_slots, now};
 use crate::args::PlaceArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
-use crate::place::Place;
+use crate::place::{Places, Site};
 
 #[derive(Serialize)]
 struct Report {
     store_id: StoreId,
     destinations: Vec<DestinationReport>,
+    /// So many of the `sync` ones have what was acknowledged; `null` where only a URL was given.
+    quorum: Option<usize>,
     /// lightningd's version of the database, where there is one.
     database: Option<u32>,
     running: bool,
@@ -38,12 +42,19 @@ struct DestinationReport {
     url: Destination,
     /// As it was found when the backup was made; `null` where only a URL was given.
     fencing: Option<Fencing>,
+    mode: Mode,
+    /// Of the newest one, against the database: `current`, `behind`, `ahead`, or `ok` where there is none. Of the others
+    /// the same, or `behind` where they lack records, `diverged`, `damaged`, `unreachable`.
     state: &'static str,
-    generation: u32,
-    seq: u64,
+    /// Why it is in one of the last three.
+    error: Option<String>,
+    /// What the newest one has more; `null` where that is not known.
+    records_behind: Option<u64>,
+    generation: Option<u32>,
+    seq: Option<u64>,
     data_version: Option<u32>,
-    epoch: u32,
-    time: u64,
+    epoch: Option<u32>,
+    time: Option<u64>,
     /// The newest snapshot; `null` where the log alone leads to the database.
     snapshot: Option<SnapshotReport>,
     /// About the bytes of log behind it, …
@@ -106,27 +117,71 @@ impl From<NewestSnapshot> for SnapshotReport {
 
 /// Shows it.
 pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
-    let place = Place::open(args)?;
-    let end = LogEnd::read(&*place.store, &place.keys)?;
-    let mut warnings: Vec<String> = missing_slots(&*place.store)?.into_iter().collect();
-    let mut running = false;
-    let mut database = None;
-    if let Some(node) = &place.node {
+    let places = Places::open(args)?;
+    let ends = places.ends();
+    let newest = places.newest_of(&ends)?;
+    let (store, end) = (places.sites[newest].store()?, ends[newest].clone()?);
+    let mut warnings: Vec<String> = missing_slots(store)?.into_iter().collect();
+    let (mut running, mut database) = (false, None);
+    if let Some(node) = &places.node {
         running = node.running()?.is_some();
         database = wallet::data_version(node.wallet(), Access::Shared)?;
     }
-    let tail = match Tail::read(&*place.store, &place.keys) {
-        Ok(tail) => Some(tail),
-        Err(error) => {
-            warnings.push(format!("a restore would fail: {error}"));
-            None
-        }
+    if places.node.is_none() && !end.destinations.is_empty() {
+        let named = end.destinations.named.iter();
+        let named: Vec<_> = named.map(|known| format!("{} ({})", known.name, known.url)).collect();
+        warnings.push(format!(
+            "this is one of several destinations, and others may be newer: {}",
+            named.join(", ")
+        ));
+    }
+    let against_database = against_database(&end, database, running, &mut warnings);
+    let (proofs, too_large) = proofs(&places)?;
+    let seen = Seen { store, end: &end };
+    let mut destinations = Vec::new();
+    for (site, end) in places.sites.iter().zip(ends) {
+        destinations.push(report_of(
+            site,
+            end,
+            &seen,
+            against_database,
+            &places,
+            &proofs,
+            &mut warnings,
+        )?);
+    }
+    let policy = places.lock.as_ref().map(LockFile::policy).transpose()?;
+    let report = Report {
+        store_id: places.keys.store(),
+        destinations,
+        quorum: policy.map(|policy| policy.to_acknowledge()),
+        compared_at_start: places.node.is_some().then_some(!too_large),
+        database,
+        running,
+        slots: slots::list(store)?.into_iter().map(|slot| slot.name).collect(),
+        warnings,
     };
-    warnings.extend(Hold::list(&*place.store)?.iter().map(Hold::warning));
-    let (proofs, too_large) = proofs(&place)?;
-    let head = end.head.data_version;
-    let ahead = database.map(|version| DataVersion(version).ahead_of(head.unwrap_or_default()));
-    let state = match ahead {
+    output.result(&report, || text(&report));
+    let bad: Vec<_> =
+        report.destinations.iter().filter(|d| d.error.is_some()).map(|d| d.name.as_str()).collect();
+    match bad.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::partly(
+            format!("not all destinations can be relied on: {}", bad.join(", ")),
+            "mend what the lines above name; 'backup-cli verify --heal' brings them up again.",
+        )),
+    }
+}
+
+/// How the newest destination stands to the database.
+fn against_database(
+    end: &LogEnd,
+    database: Option<u32>,
+    running: bool,
+    warnings: &mut Vec<String>,
+) -> &'static str {
+    let head = end.head.data_version.unwrap_or_default();
+    match database.map(|version| DataVersion(version).ahead_of(head)) {
         Some(1..) if !running => {
             warnings.push(
                 "the database is ahead of the backup: the next start takes a snapshot".into(),
@@ -140,43 +195,88 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         }
         Some(_) => "current",
         None => "ok",
+    }
+}
+
+fn report_of(
+    site: &Site,
+    end: Result<LogEnd>,
+    newest: &Seen<'_>,
+    current: &'static str,
+    places: &Places,
+    proofs: &Proofs,
+    warnings: &mut Vec<String>,
+) -> Result<DestinationReport> {
+    let (distance, at) = match (end, site.store()) {
+        (Ok(end), Ok(store)) => {
+            let compared = newest.compare(&Seen { store, end: &end }, &places.keys);
+            (compared.map_err(Failure::from), Some((store, end)))
+        }
+        (Err(failure), _) | (_, Err(failure)) => (Err(failure), None),
     };
-    let report = Report {
-        store_id: place.keys.store(),
-        destinations: vec![DestinationReport {
-            name: place.name,
-            url: place.url,
-            fencing: place.fencing,
-            state,
-            generation: end.position.generation,
-            seq: end.position.seq,
-            data_version: head.map(|version| version.0),
-            epoch: end.epoch,
-            time: end.time,
-            tail_bytes: tail.as_ref().map(|tail| tail.bytes),
-            tail_records: tail.as_ref().map(|tail| tail.records),
-            snapshot: tail.and_then(|tail| tail.snapshot).map(SnapshotReport::from),
-            proven: proofs.checked.map(ProvenReport::from),
-            compared: proofs.compared.map(ProvenReport::from),
-        }],
-        compared_at_start: place.node.is_some().then_some(!too_large),
-        database,
-        running,
-        slots: slots::list(&*place.store)?.into_iter().map(|slot| slot.name).collect(),
-        warnings,
+    let (state, error, records_behind) = match distance {
+        Ok(Distance::Current) => (current, None, Some(0)),
+        Ok(Distance::Behind { records }) => ("behind", None, Some(records)),
+        Err(failure) => {
+            let state = match (failure.is_damage(), &at) {
+                (true, Some(_)) => "diverged",
+                (true, None) => "damaged",
+                (false, _) => "unreachable",
+            };
+            warnings.push(format!("'{}' is {state}: {}", site.name, failure.message()));
+            (state, Some(failure.message().to_owned()), None)
+        }
     };
-    output.result(&report, || text(&report));
-    Ok(())
+    let mut tail = None;
+    if let Some((store, _)) = &at {
+        tail = Tail::read(*store, &places.keys)
+            .map_err(|error| warnings.push(would_fail(site, &error, places)))
+            .ok();
+        for warning in Hold::list(*store)?.iter().map(Hold::warning) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    let end = at.map(|(_, end)| end);
+    let end = end.as_ref();
+    Ok(DestinationReport {
+        name: site.name.clone(),
+        url: site.url.clone(),
+        fencing: site.fencing,
+        mode: site.mode,
+        state,
+        error,
+        records_behind,
+        generation: end.map(|end| end.position.generation),
+        seq: end.map(|end| end.position.seq),
+        data_version: end.and_then(|end| end.head.data_version).map(|version| version.0),
+        epoch: end.map(|end| end.epoch),
+        time: end.map(|end| end.time),
+        tail_bytes: tail.as_ref().map(|tail| tail.bytes),
+        tail_records: tail.as_ref().map(|tail| tail.records),
+        snapshot: tail.and_then(|tail| tail.snapshot).map(SnapshotReport::from),
+        proven: proofs.checked.map(ProvenReport::from),
+        compared: proofs.compared.map(ProvenReport::from),
+    })
+}
+
+fn would_fail(site: &Site, error: &Error, places: &Places) -> String {
+    match places.sites.len() {
+        1 => format!("a restore would fail: {error}"),
+        _ => format!("a restore from '{}' would fail: {error}", site.name),
+    }
 }
 
 /// What was last proved of the node's shadow, and whether its database is too large to be compared at each start.
-fn proofs(place: &Place) -> Result<(Proofs, bool)> {
-    let Some(node) = &place.node else { return Ok((Proofs::default(), false)) };
-    let Some(lock) = LockFile::read(node.path())? else { return Ok((Proofs::default(), false)) };
-    let (wallet, settings) = (lock.wallet, lock.compaction);
+fn proofs(places: &Places) -> Result<(Proofs, bool)> {
+    let (Some(node), Some(lock)) = (&places.node, &places.lock) else {
+        return Ok((Proofs::default(), false));
+    };
+    let (wallet, settings) = (&lock.wallet, &lock.compaction);
     let len = wallet.as_deref().unwrap_or(node.wallet()).metadata().map_or(0, |found| found.len());
     let folder = settings.shadow_in(node.path());
-    Ok((Proofs::read(&folder, place.keys.store()), len > settings.compare_max_bytes))
+    Ok((Proofs::read(&folder, places.keys.store()), len > settings.compare_max_bytes))
 }
 
 /// Where and when, for one line.
@@ -186,25 +286,17 @@ fn place_and_time(proven: &ProvenReport) -> String {
 }
 
 fn text(report: &Report) -> String {
-    let width = report.destinations.iter().map(|d| d.name.len()).max().unwrap_or(0).max(11);
-    let mut text = format!(
-        "{:width$}  {:>12}  {:>12}  {:>5}  {:7}  last written\n",
-        "destination", "head", "data_version", "epoch", "state"
-    );
-    for d in &report.destinations {
-        let version = d.data_version.map_or("none".into(), |version| version.to_string());
-        text += &format!(
-            "{:width$}  {:>12}  {:>12}  {:>5}  {:7}  {}\n",
-            d.name,
-            d.seq,
-            version,
-            d.epoch,
-            d.state,
-            utc(d.time)
-        );
+    let several = report.destinations.len() > 1;
+    let of = |d: &DestinationReport| if several { format!("{}: ", d.name) } else { String::new() };
+    let mut text = table(&report.destinations);
+    if several {
+        let sync = report.destinations.iter().filter(|d| d.mode.is_sync()).count();
+        let quorum = report.quorum.unwrap_or(sync);
+        text += &format!("a transaction waits for {quorum} of {sync} 'sync' destinations\n");
     }
     for d in &report.destinations {
         let (Some(tail), Some(records)) = (d.tail_bytes, d.tail_records) else { continue };
+        text += &of(d);
         text += &match &d.snapshot {
             Some(newest) => format!(
                 "newest snapshot: seq {}, {} ({}); behind it {} in {records} records\n",
@@ -216,7 +308,8 @@ fn text(report: &Report) -> String {
             None => format!("no snapshot; the log is {} in {records} records\n", bytes(tail)),
         };
     }
-    for d in &report.destinations {
+    // They are about the node's own shadow, and the same for all.
+    for d in report.destinations.iter().take(1) {
         if let Some(proven) = &d.proven {
             text += &format!("last proved: {}\n", place_and_time(proven));
         }
@@ -244,6 +337,35 @@ fn text(report: &Report) -> String {
     text += &format!("opens with: {slots}\n");
     for warning in &report.warnings {
         text += &format!("warning: {warning}\n");
+    }
+    text
+}
+
+fn table(destinations: &[DestinationReport]) -> String {
+    let width = |min: usize, len: &dyn Fn(&DestinationReport) -> usize| {
+        destinations.iter().map(len).max().unwrap_or(0).max(min)
+    };
+    let (name, state) = (width(11, &|d| d.name.len()), width(7, &|d| d.state.len()));
+    let mut text = format!(
+        "{:name$}  {:>12}  {:>12}  {:>5}  {:state$}  last written\n",
+        "destination", "head", "data_version", "epoch", "state"
+    );
+    for d in destinations {
+        let number = |value: Option<u64>| value.map_or("none".into(), |value| value.to_string());
+        let behind = match d.records_behind {
+            Some(records @ 1..) => format!(", {records} records behind the newest"),
+            _ => String::new(),
+        };
+        let mode = if d.mode.is_sync() { "" } else { ", async" };
+        text += &format!(
+            "{:name$}  {:>12}  {:>12}  {:>5}  {:state$}  {}{mode}{behind}\n",
+            d.name,
+            number(d.seq),
+            number(d.data_version.map(u64::from)),
+            number(d.epoch.map(u64::from)),
+            d.state,
+            d.time.map_or("unknown".into(), utc),
+        );
     }
     text
 }

@@ -1,46 +1,204 @@
-//! `verify`: reads everything that is stored, and proves it.
+//! `verify`: reads everything that is stored at every destination, and proves it.
 
+use std::collections::BTreeSet;
+
+use lockstep_proto::layout;
+use lockstep_proto::replica::small_faults;
+use lockstep_proto::store::Store;
 use lockstep_proto::verify::{self, GenerationReport};
 use serde::Serialize;
 
-use crate::args::PlaceArgs;
-use crate::failure::Result;
+use super::heal::{self, Healed};
+use crate::args::VerifyArgs;
+use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
-use crate::place::Place;
+use crate::place::Places;
+
+/// Folders of which each destination has the same objects.
+const COMMON: [&str; 4] = [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::SNAPSHOTS];
 
 #[derive(Serialize)]
 struct Report {
+    /// The first that is intact, and what it holds.
     destination: String,
+    generations: Vec<GenerationReport>,
+    bytes: u64,
+    destinations: Vec<DestinationReport>,
+    /// Present with `--heal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healed: Option<Healed>,
+}
+
+/// What was found at one destination.
+#[derive(Serialize)]
+struct DestinationReport {
+    name: String,
+    intact: bool,
+    /// The first thing that is wrong.
+    error: Option<String>,
+    /// Slots, claims and such that do not prove themselves.
+    faults: Vec<String>,
+    /// Slots, claims, holds and snapshots that only others have.
+    missing: Vec<String>,
     generations: Vec<GenerationReport>,
     bytes: u64,
 }
 
 /// Verifies.
-pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
-    let place = Place::open(args)?;
-    let bar = output.bar("verifying", verify::stored_bytes(&*place.store)?);
-    let generations = verify::run(&*place.store, &place.keys, &mut |bytes| bar.inc(bytes));
+pub fn run(args: &VerifyArgs, output: &Output) -> Result<()> {
+    let mut places = Places::open(&args.place)?;
+    let healed = match args.heal {
+        true => Some(heal::run(&mut places, output)?),
+        false => None,
+    };
+    let mut failures = Vec::new();
+    let mut destinations = Vec::new();
+    for site in &places.sites {
+        match verified(&places, &site.name, site.store(), output) {
+            Ok(report) => destinations.push(report),
+            Err(failure) => {
+                destinations.push(DestinationReport::failed(&site.name, &failure));
+                failures.push(failure);
+            }
+        }
+    }
+    let good = destinations.iter().find(|found| found.error.is_none());
+    let Some(good) = good.or(destinations.first()).filter(|_| failures.len() < places.sites.len())
+    else {
+        return Err(all_bad(failures, &destinations));
+    };
+    let report = Report {
+        destination: good.name.clone(),
+        generations: good.generations.clone(),
+        bytes: good.bytes,
+        healed,
+        destinations,
+    };
+    output.result(&report, || text(&report));
+    let bad: Vec<_> = report.destinations.iter().filter(|found| !found.intact).collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = bad.iter().map(|found| found.name.as_str()).collect();
+    let hint = match args.heal {
+        true => "what no destination has intact cannot be healed: see docs/operations.md.",
+        false => "'backup-cli verify --heal' replaces it from another destination.",
+    };
+    Err(Failure::partly(format!("damaged, incomplete or away: {}", names.join(", ")), hint))
+}
+
+/// Fails as the first does, and names the others.
+fn all_bad(failures: Vec<Failure>, destinations: &[DestinationReport]) -> Failure {
+    let Some(first) = failures.into_iter().next() else {
+        return Failure::new("no destination", "look at backup.lock.");
+    };
+    if destinations.len() < 2 {
+        return first;
+    }
+    let errors = destinations
+        .iter()
+        .filter_map(|found| found.error.as_ref().map(|error| format!("'{}': {error}", found.name)));
+    first.saying(format!("no destination is intact: {}", errors.collect::<Vec<_>>().join("; ")))
+}
+
+fn verified(
+    places: &Places,
+    name: &str,
+    store: Result<&dyn Store>,
+    output: &Output,
+) -> Result<DestinationReport> {
+    let (store, keys) = (store?, &places.keys);
+    let what =
+        if places.sites.len() > 1 { format!("verifying '{name}'") } else { "verifying".into() };
+    let bar = output.bar(&what, verify::stored_bytes(store)?);
+    let generations = verify::run(store, keys, &mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let generations = generations?;
-    let bytes = generations.iter().map(|generation| generation.bytes).sum();
-    let report = Report { destination: place.name, generations, bytes };
-    output.result(&report, || text(&report));
-    Ok(())
+    let (mut faults, mut missing) = (Vec::new(), Vec::new());
+    if places.sites.len() > 1 {
+        let found = small_faults(store, keys)?;
+        faults.extend(found.iter().map(|fault| format!("'{}': {}", fault.object, fault.what)));
+        missing = missing_of(places, name, store)?;
+    }
+    Ok(DestinationReport {
+        name: name.into(),
+        intact: faults.is_empty() && missing.is_empty(),
+        error: None,
+        faults,
+        missing,
+        bytes: generations.iter().map(|generation| generation.bytes).sum(),
+        generations,
+    })
+}
+
+/// What only other destinations have, of what all must have.
+fn missing_of(places: &Places, name: &str, store: &dyn Store) -> Result<Vec<String>> {
+    let mut missing = BTreeSet::new();
+    for (_, other) in places.reachable().filter(|(other, _)| *other != name) {
+        for folder in COMMON {
+            for entry in other.list_all(folder)? {
+                let object = format!("{folder}/{}", entry.name);
+                if !store.exists(&object)? {
+                    missing.insert(object);
+                }
+            }
+        }
+    }
+    Ok(missing.into_iter().collect())
+}
+
+impl DestinationReport {
+    fn failed(name: &str, failure: &Failure) -> Self {
+        Self {
+            name: name.into(),
+            intact: false,
+            error: Some(failure.message().into()),
+            faults: Vec::new(),
+            missing: Vec::new(),
+            generations: Vec::new(),
+            bytes: 0,
+        }
+    }
 }
 
 fn text(report: &Report) -> String {
     let mut text = String::new();
-    for g in &report.generations {
-        let version = g.data_version.map_or("none".into(), |version| version.to_string());
-        text += &format!(
-            "generation {}: {} batches in {} segments{}, up to seq {}, data_version {version}, {}\n",
-            g.generation,
-            g.batches,
-            g.segments,
-            if g.snapshot.is_some() { " and a snapshot" } else { "" },
-            g.seq,
-            utc(g.time),
-        );
+    if let Some(healed) = &report.healed {
+        text += &heal::text(healed);
     }
-    text + &format!("'{}' is intact: {} read and proved", report.destination, bytes(report.bytes))
+    for found in &report.destinations {
+        if report.destinations.len() > 1 {
+            text += &format!("destination '{}'\n", found.name);
+        }
+        for g in &found.generations {
+            text += &generation(g);
+        }
+        if let Some(error) = &found.error {
+            text += &format!("'{}' cannot be relied on: {error}\n", found.name);
+        }
+        for fault in &found.faults {
+            text += &format!("'{}' is damaged: {fault}\n", found.name);
+        }
+        for object in &found.missing {
+            text += &format!("'{}' lacks '{object}'\n", found.name);
+        }
+        if found.intact {
+            text +=
+                &format!("'{}' is intact: {} read and proved\n", found.name, bytes(found.bytes));
+        }
+    }
+    text
+}
+
+fn generation(g: &GenerationReport) -> String {
+    let version = g.data_version.map_or("none".into(), |version| version.to_string());
+    format!(
+        "generation {}: {} batches in {} segments{}, up to seq {}, data_version {version}, {}\n",
+        g.generation,
+        g.batches,
+        g.segments,
+        if g.snapshot.is_some() { " and a snapshot" } else { "" },
+        g.seq,
+        utc(g.time),
+    )
 }

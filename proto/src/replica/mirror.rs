@@ -10,7 +10,8 @@ use std::io::Read;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName, SnapshotName};
 use crate::log::{
-    LoadedSegment, LogReader, Mark, Position, SegmentEntry, Visitor, all_segments, first_needed,
+    LoadedSegment, LogEnd, LogReader, Mark, Position, SegmentEntry, Visitor, all_segments,
+    first_needed,
 };
 use crate::record::Record;
 use crate::seal::KeyRing;
@@ -67,11 +68,7 @@ impl Mirror<'_> {
     /// nothing of the log was copied then. Else what either store says; what was copied until then is of use.
     pub fn run(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
-        for folder in SMALL {
-            for name in self.missing(folder)? {
-                self.copy(&name, &mut done, progress)?;
-            }
-        }
+        self.copy_small(&mut done, progress)?;
         self.copy_segments(&mut done, progress)?;
         self.copy_snapshots(&mut done, progress)?;
         if !self.target.exists(layout::MARKER)? {
@@ -90,6 +87,26 @@ impl Mirror<'_> {
         Ok(done)
     }
 
+    /// As [`run`](Self::run), of all but the log: to a target that is further, too.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn all_but_the_log(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
+        let mut done = Mirrored::default();
+        self.copy_small(&mut done, progress)?;
+        self.copy_snapshots(&mut done, progress)?;
+        Ok(done)
+    }
+
+    fn copy_small(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for folder in SMALL {
+            for name in self.missing(folder)? {
+                self.copy(&name, done, progress)?;
+            }
+        }
+        Ok(())
+    }
+
     fn missing(&self, folder: &str) -> Result<Vec<String>> {
         let there = self.target.list_all(folder)?;
         let there: BTreeSet<&str> = there.iter().map(|entry| entry.name.as_str()).collect();
@@ -98,7 +115,13 @@ impl Mirror<'_> {
         Ok(missing.map(|entry| format!("{folder}/{}", entry.name)).collect())
     }
 
-    fn copy(&self, name: &str, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// Copies one object that the target lacks.
+    pub(super) fn copy(
+        &self,
+        name: &str,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let mut from = match self.source.read_stream(name) {
             // Whoever prunes has removed it meanwhile.
             Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => return Ok(()),
@@ -129,9 +152,14 @@ impl Mirror<'_> {
     }
 
     fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        // A snapshot that is further than the log beside it would be taken for damage.
+        let reached = match LogEnd::read(self.target, self.keys) {
+            Err(Error::Nothing { .. }) => 0,
+            end => end?.position.seq,
+        };
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
-            if SnapshotName::parse_object(&name).is_none() {
+            if SnapshotName::parse_object(&name).is_none_or(|found| found.seq > reached) {
                 continue;
             }
             let before = done.objects;
@@ -257,7 +285,11 @@ fn age(name: &SegmentName) -> (u32, u32) {
 }
 
 /// A segment, unless it is not there any more, or never held anything.
-fn load(store: &dyn Store, keys: &KeyRing, name: SegmentName) -> Result<Option<LoadedSegment>> {
+pub(super) fn load(
+    store: &dyn Store,
+    keys: &KeyRing,
+    name: SegmentName,
+) -> Result<Option<LoadedSegment>> {
     match LoadedSegment::load(store, keys, name) {
         Err(Error::Store(error)) if matches!(error.kind, StoreErrorKind::NotFound) => Ok(None),
         loaded => loaded,

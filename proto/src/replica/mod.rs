@@ -9,15 +9,18 @@
 //! | [`policy`] | when a record is acknowledged |
 //! | [`feed`] | what is being written, for who is not equally fast |
 //! | [`worker`] | one place's thread |
-//! | [`mirror`] | one place brought up to another |
+//! | [`mirror`], [`heal`] | one place brought up to another, or mended from it |
+//! | [`distance`] | how two places stand to each other |
 //! | [`open`] | which places answer, and which of them has the newest state |
 //! | [`everywhere`] | an object written to all places at once |
 //! | [`quorum`] | waiting for enough places |
 //! | [`store`] | all of that as one store |
 //! | [`shared`] | what writer and threads know of each other |
 
+mod distance;
 mod everywhere;
 mod feed;
+mod heal;
 mod mirror;
 mod open;
 mod policy;
@@ -30,6 +33,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use distance::{Distance, Seen};
+pub use heal::{Fault, Heal, small_faults};
 pub use mirror::{Mirror, Mirrored};
 pub use open::leading;
 pub use policy::{Mode, Policy};
