@@ -55,6 +55,8 @@ use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Once enough places have answered, the others may take this much longer before they are left to be brought up.
 const GRACE: Duration = Duration::from_secs(2);
+/// A place that has not taken a record for so long is said to be behind, and opened anew.
+const NOTICED: Duration = Duration::from_secs(5);
 /// Whether the places answer is known after this: lightningd does not wait for a plugin longer than a minute.
 const OPENING: Duration = Duration::from_secs(20);
 
@@ -79,6 +81,10 @@ impl Replicas {
     ) -> LogResult<(Self, LogEnd)> {
         let policy = lock.policy()?;
         let patience = lock.stall_timeout();
+        let mut destinations = destinations;
+        for of in &mut destinations {
+            of.url = of.url.clone().with_patience(NOTICED.min(patience));
+        }
         let mut answers = open_all(&destinations, keys, OPENING.min(patience));
         let newest = newest(&destinations, policy, &mut answers)?;
         let end = answers[newest].as_ref().map(|(_, end)| end.clone());

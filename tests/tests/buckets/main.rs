@@ -6,4 +6,5 @@ mod end_to_end;
 mod faults;
 mod merging;
 mod races;
+mod several;
 mod takeover;
