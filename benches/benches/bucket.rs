@@ -1,6 +1,7 @@
 //! What the node feels with its backup in a bucket: the round trip of a `db_write` through the real plugin, against one
 //! bare PUT of as many bytes to the same server over a connection that is kept open, in turn. The server is Ceph's
-//! gateway, or with `LOCKSTEP_BENCH_SERVER=moto` moto, on this machine.
+//! gateway, or with `LOCKSTEP_BENCH_SERVER=moto` moto, on this machine. First with one bucket, then with two buckets and a
+//! folder, all of which have a record before it is acknowledged.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,16 +22,25 @@ fn main() {
     let name = std::env::var("LOCKSTEP_BENCH_SERVER").unwrap_or_else(|_| "ceph".into());
     let server = if name == "moto" { moto::start() } else { rgw::start() };
     let Some(server) = server else { return };
-    let backed = Backed::on(&server, "hook");
+    println!("server: {name}");
+    measure(&server, "one bucket", |backed| vec![backed.url()]);
+    measure(&server, "two buckets and a folder", |backed| {
+        vec![backed.url(), server.prefix("other"), backed.store().display().to_string()]
+    });
+}
+
+fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String>) {
+    let backed = Backed::on(server, "hook");
     let init = Command::new(release_binary("backup-cli"))
         .args(["init", "--lightning-dir"])
-        .args([backed.network_dir().as_os_str(), backed.url().as_ref()])
+        .arg(backed.network_dir())
+        .args(urls(&backed))
         .output();
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(WARM_UP + CALLS);
     let mut plugin =
         Plugin::start(&release_binary("cln-lockstep"), &backed.network_dir()).expect("it starts");
-    let raw = Raw::to(&server);
+    let raw = Raw::to(server);
     let (mut hook_times, mut raw_times) = (Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
@@ -52,7 +62,7 @@ fn main() {
     }
     let resident = plugin.resident_kib();
     plugin.stop();
-    println!("\n{input}; server: {name}");
+    println!("\n{what}; {input}");
     println!("| | p50 µs | p90 µs | p99 µs |\n|---|---|---|---|");
     let row = |name: &str, times: &mut Vec<_>| {
         let p: Vec<f64> = [0.5, 0.9, 0.99].iter().map(|&p| percentile(times, p)).collect();

@@ -3,7 +3,7 @@
 //! All input and output of a destination happens here, so that one which hangs holds nobody up whom the policy does
 //! not make wait for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::feed::{Next, Step};
@@ -99,42 +99,43 @@ impl Worker {
     fn wait(&self) -> Work {
         let mut state = self.shared.lock();
         loop {
-            let feed = state.feed.next(state.replicas[self.index].done);
-            let replica = &mut state.replicas[self.index];
-            if let Some(task) = replica.tasks.pop_front() {
-                return Work::Task(task);
+            if let Some(work) = self.work(&mut state) {
+                return work;
             }
-            // A record of another writer's is in the way: it counts for nothing only once ours is acknowledged.
-            let kept_out = replica.taken && {
-                let next = replica.done + 1;
-                !state.is_acknowledged(next)
-            };
-            let replica = &state.replicas[self.index];
-            let kept_out = kept_out || state.fenced;
-            let ready = self.store.is_some() && replica.whole && self.retry_at.is_none();
             let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            if state.closing {
-                return Work::Stop;
-            }
-            // Before anything is written nothing is known of what is to be brought up.
-            let begun = state.feed.oldest().is_some();
-            match feed {
-                _ if kept_out => {}
-                Next::Step(step) if ready => return Work::Step(step),
-                Next::Nothing if ready => {}
-                _ if begun && left.is_none_or(|left| left.is_zero()) => return Work::BringUp,
-                _ => {}
-            }
-            state = match left.filter(|left| begun && !left.is_zero() && !kept_out) {
+            let work = &self.shared.work;
+            state = match left.filter(|left| !left.is_zero()) {
                 Some(left) => {
-                    let waited = self.shared.work.wait_timeout(state, left);
-                    waited.unwrap_or_else(std::sync::PoisonError::into_inner).0
+                    work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => {
-                    self.shared.work.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
-                }
+                None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+
+    /// What there is to do.
+    fn work(&self, state: &mut State) -> Option<Work> {
+        if let Some(task) = state.replicas[self.index].tasks.pop_front() {
+            return Some(Work::Task(task));
+        }
+        if state.closing {
+            return Some(Work::Stop);
+        }
+        let replica = &state.replicas[self.index];
+        // A record of another writer's is in the way: it counts for nothing only once ours is acknowledged.
+        if state.fenced || replica.taken && !state.is_acknowledged(replica.done + 1) {
+            return None;
+        }
+        if self.store.is_some() && replica.whole && self.retry_at.is_none() {
+            return match state.feed.next(replica.done) {
+                Next::Nothing => None,
+                Next::Step(step) => Some(Work::Step(step)),
+                Next::Lost => Some(Work::BringUp),
+            };
+        }
+        // Before anything is written nothing is known of what is to be brought up.
+        let due = self.retry_at.is_none_or(|at| at <= Instant::now());
+        (due && state.feed.oldest().is_some()).then_some(Work::BringUp)
     }
 
     /// Makes a step of the writer's.
