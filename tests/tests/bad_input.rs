@@ -571,7 +571,7 @@ fn a_lock_file_that_is_missing_or_malformed_is_named() {
         assert_says(&backed.cli("status"), code, &[words]);
     }
     set_in_lock_to(&backed, &lock, "destinations", json!([]));
-    assert!(reason_not_to_go_on(&mut node).contains("names 0 destinations"));
+    assert!(reason_not_to_go_on(&mut node).contains("no destination is 'sync'"));
     fs::remove_file(&path).unwrap();
     let reason = reason_not_to_go_on(&mut node);
     assert!(reason.contains("there is no backup.lock in"), "{reason}");

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use lockstep_proto::layout;
-use lockstep_proto::replica::small_faults;
+use lockstep_proto::log::LogEnd;
+use lockstep_proto::replica::{Distance, Seen, small_faults};
 use lockstep_proto::store::Store;
 use lockstep_proto::verify::{self, GenerationReport};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use super::heal::{self, Healed};
 use crate::args::VerifyArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
-use crate::place::Places;
+use crate::place::{Places, Site};
 
 /// Folders of which each destination has the same objects.
 const COMMON: [&str; 4] = [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::SNAPSHOTS];
@@ -40,6 +41,8 @@ struct DestinationReport {
     faults: Vec<String>,
     /// Slots, claims, holds and snapshots that only others have.
     missing: Vec<String>,
+    /// The newest destination has so many records more; that alone is no damage. `null` where it is not known.
+    records_behind: Option<u64>,
     generations: Vec<GenerationReport>,
     bytes: u64,
 }
@@ -53,8 +56,16 @@ pub fn run(args: &VerifyArgs, output: &Output) -> Result<()> {
     };
     let mut failures = Vec::new();
     let mut destinations = Vec::new();
-    for site in &places.sites {
-        match verified(&places, &site.name, site.store(), output) {
+    let ends = places.ends();
+    for (site, end) in places.sites.iter().zip(&ends) {
+        let found = verified(&places, &site.name, site.store(), output).and_then(|report| {
+            let records_behind = records_behind(&places, &ends, site, end)?;
+            // What is brought up anyway is not complete yet.
+            let complete = report.missing.is_empty() || records_behind > 0;
+            let intact = report.faults.is_empty() && complete;
+            Ok(DestinationReport { records_behind: Some(records_behind), intact, ..report })
+        });
+        match found {
             Ok(report) => destinations.push(report),
             Err(failure) => {
                 destinations.push(DestinationReport::failed(&site.name, &failure));
@@ -85,6 +96,22 @@ pub fn run(args: &VerifyArgs, output: &Output) -> Result<()> {
         false => "'backup-cli verify --heal' replaces it from another destination.",
     };
     Err(Failure::partly(format!("damaged, incomplete or away: {}", names.join(", ")), hint))
+}
+
+/// What a destination lacks; fails where it holds another history than the newest.
+fn records_behind(
+    places: &Places,
+    ends: &[Result<LogEnd>],
+    site: &Site,
+    end: &Result<LogEnd>,
+) -> Result<u64> {
+    let newest = places.newest_of(ends)?;
+    let (Ok(of_newest), Ok(end)) = (&ends[newest], end) else { return Ok(0) };
+    let seen = Seen { store: places.sites[newest].store()?, end: of_newest };
+    match seen.compare(&Seen { store: site.store()?, end }, &places.keys)? {
+        Distance::Current => Ok(0),
+        Distance::Behind { records } => Ok(records),
+    }
 }
 
 /// Fails as the first does, and names the others.
@@ -122,10 +149,11 @@ fn verified(
     }
     Ok(DestinationReport {
         name: name.into(),
-        intact: faults.is_empty() && missing.is_empty(),
+        intact: false,
         error: None,
         faults,
         missing,
+        records_behind: None,
         bytes: generations.iter().map(|generation| generation.bytes).sum(),
         generations,
     })
@@ -155,6 +183,7 @@ impl DestinationReport {
             error: Some(failure.message().into()),
             faults: Vec::new(),
             missing: Vec::new(),
+            records_behind: None,
             generations: Vec::new(),
             bytes: 0,
         }
@@ -181,6 +210,9 @@ fn text(report: &Report) -> String {
         }
         for object in &found.missing {
             text += &format!("'{}' lacks '{object}'\n", found.name);
+        }
+        if let Some(records @ 1..) = found.records_behind {
+            text += &format!("'{}' is {records} records behind the newest\n", found.name);
         }
         if found.intact {
             text +=

@@ -4,6 +4,7 @@ use std::fs;
 
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries::Cli;
+use lockstep_tests::sim::RpcServer;
 use serde_json::Value;
 
 use crate::two::{Two, says};
@@ -32,6 +33,26 @@ fn a_place_is_added_later_and_holds_all_of_it() {
     two.write(31, 5);
     two.cli("verify", &["--heal"]).expect_success();
     assert_eq!(two.content("nas"), two.content("store"));
+}
+
+#[test]
+fn beside_a_running_node_it_is_said_that_it_goes_on_with_its_old_list() {
+    let two = Two::new(44);
+    let mut node = two.backed.launch();
+    let step = lockstep_tests::Step::transaction(["DELETE FROM vars WHERE name = 'mark 44 1'"]);
+    node.write(&step).unwrap().expect_committed();
+    let socket = RpcServer::bind(&two.backed.network_dir(), []).unwrap();
+    let added = two.cli("destination add", &[&url(&two, "nas"), "--name", "nas"]);
+    says(&added, 0, &["added 'nas'", "until it is started again", "must not be restored from"]);
+    two.cli("verify", &[]).expect_success();
+    node.write(&step).unwrap().expect_committed();
+    let status = two.cli("status", &["--json"]).expect_success().json();
+    assert_eq!(status["destinations"][2]["state"], "behind", "{status}");
+    assert!(status["destinations"][2]["records_behind"].as_u64() >= Some(1), "{status}");
+    let removed = two.cli("destination remove", &["nas"]);
+    says(&removed, 0, &["removed 'nas'", "goes on with its old list"]);
+    drop(socket);
+    node.stop().unwrap();
 }
 
 #[test]

@@ -109,9 +109,14 @@ fn one_that_is_behind_is_shown_with_what_it_lacks() {
     assert_eq!(second["records_behind"], records);
     assert_eq!(second["seq"], before["destinations"][1]["seq"]);
     says(&two.cli("status", &[]), 0, &[&format!("{records} records behind the newest")]);
+    says(&two.cli("verify", &[]), 0, &["records behind the newest", "'second' is intact"]);
     two.level();
     let status = two.cli("status", &["--json"]).expect_success().json();
     assert_eq!(status["destinations"][1]["records_behind"], 0);
+    // A newest segment that was lost is as one that never came.
+    std::fs::remove_file(two.files("store", ".seg").pop().unwrap()).unwrap();
+    says(&two.cli("verify", &[]), 0, &["records behind the newest"]);
+    two.level();
 }
 
 #[test]
@@ -136,6 +141,7 @@ fn two_histories_are_shown_and_never_mixed() {
 
     let status = two.cli("status", &["--json"]).expect_code(3);
     assert_eq!(status.json()["destinations"][1]["state"], "diverged", "{status}");
+    says(&two.cli("verify", &[]), 3, &["'primary' is intact", "hold two histories"]);
     let (a, b) = (two.content("store"), two.content("second"));
     let refused = two.cli("verify", &["--heal"]);
     let words = ["hold two histories", "'primary' is at seq ", "'second' is at seq ", "written 20"];
