@@ -18,6 +18,7 @@ use lockstep_proto::store::{Options, Store};
 use lockstep_proto::verify;
 use lockstep_proto::writer::Writer;
 
+use super::naming::name_places;
 use super::now;
 use crate::PROGRAM;
 use crate::args::InitArgs;
@@ -56,7 +57,6 @@ impl Creation<'_> {
         writer.close(now());
         Marker::new(self.keys.store(), now()).create(&**store)?;
         self.bring_up_the_others(output)?;
-        before_lock()?;
         let node = self.node;
         let wallet = (node.wallet() != LightningDir::new(node.path()).wallet())
             .then(|| node.wallet().to_owned());
@@ -67,6 +67,10 @@ impl Creation<'_> {
         }
         let mut lock = LockFile::new(self.keys.store(), directory, destinations, wallet);
         lock.quorum = self.places.quorum;
+        if lock.destinations.len() > 1 {
+            name_places(self.purpose, node, &lock, self.keys)?;
+        }
+        before_lock()?;
         lock.write(node.path())?;
         Ok(snapshot_bytes)
     }

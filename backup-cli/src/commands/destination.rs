@@ -17,6 +17,7 @@ use lockstep_proto::verify;
 use serde::Serialize;
 
 use super::creation::default_name;
+use super::naming::name_places;
 use crate::args::{
     DestinationAddArgs, DestinationArgs, DestinationCommand, DestinationRemoveArgs,
     DestinationTestArgs, NodeArgs, PlaceArgs, UnlockArgs,
@@ -100,8 +101,28 @@ fn add(args: &DestinationAddArgs, output: &Output) -> Result<()> {
         added.fencing = Some(target.fencing().map_err(Error::from)?);
     }
     lock.write(node.path())?;
+    name_if_stopped(&node, &lock, &places.keys, output)?;
     let added = Added { name, objects: done.objects, bytes: done.bytes };
     report(&node, Some(added), None, output)
+}
+
+/// The log names its places as the lock file does: now, or from the next start of lightningd on.
+fn name_if_stopped(
+    node: &LightningDir,
+    lock: &LockFile,
+    keys: &KeyRing,
+    output: &Output,
+) -> Result<()> {
+    if node.running()?.is_some() {
+        return Ok(());
+    }
+    if let Err(error) = name_places("destination", node, lock, keys) {
+        output.note(&format!(
+            "warning: the log does not name its places before lightningd is started: {}",
+            error.message()
+        ));
+    }
+    Ok(())
 }
 
 /// The name that was given, or the first default that no other has.
@@ -172,8 +193,10 @@ fn remove(args: &DestinationRemoveArgs, output: &Output) -> Result<()> {
     lock.quorum = args.quorum.or(lock.quorum);
     lock.policy()
         .map_err(|error| Failure::from(error).doing(&format!("do without '{}'", args.name)))?;
-    refuse_loss(&places(&args.node)?, index)?;
+    let places = places(&args.node)?;
+    refuse_loss(&places, index)?;
     lock.write(node.path())?;
+    name_if_stopped(&node, &lock, &places.keys, output)?;
     report(&node, None, Some(args.name.clone()), output)
 }
 

@@ -9,6 +9,7 @@ pub mod import;
 pub mod init;
 pub mod key;
 pub mod list;
+mod naming;
 pub mod prune;
 pub mod restore;
 pub mod status;
