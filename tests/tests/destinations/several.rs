@@ -148,3 +148,35 @@ fn two_histories_are_shown_and_never_mixed() {
     says(&refused, 13, &words);
     assert_eq!((two.content("store"), two.content("second")), (a, b));
 }
+
+#[test]
+fn a_restore_asks_at_all_places_that_the_log_names() {
+    let backed = Backed::without_backup();
+    let (second, hidden) = (backed.dir().path("second"), backed.dir().path("hidden"));
+    backed.init().arg(&second).run().expect_success();
+    let mut node = backed.running(&mut lockstep_tests::workload::Workload::seeded(9));
+    node.stop().unwrap();
+    fs::rename(&second, &hidden).unwrap();
+    let restore = |url: &str, more: &[&str]| {
+        let dest = backed.new_dest();
+        let cli = Cli::new(["restore", "--no-claim", url]).arg(&dest).arg("--key-file");
+        let cli = cli.arg(backed.network_file("backup.key"));
+        (more.iter().fold(cli, Cli::arg).run(), dest)
+    };
+    let (refused, dest) = restore(&backed.url(), &[]);
+    says(&refused, 1, &["places that do not answer", "/second", "--accept-stale"]);
+    assert!(!dest.exists());
+    let (done, dest) = restore(&backed.url(), &["--accept-stale"]);
+    done.expect_success();
+    lockstep_tests::oracle::assert_same(&node.database_path(), &dest);
+    // Named by hand, or, once it is removed from the log, not at all.
+    let also = format!("file://{}", hidden.display());
+    let (refused, _) = restore(&backed.url(), &["--also", &also]);
+    says(&refused, 1, &["places that do not answer"]);
+    fs::rename(&hidden, &second).unwrap();
+    restore(&backed.url(), &[]).0.expect_success();
+    let remove = Cli::new(["destination", "remove", "second", "--lightning-dir"]);
+    remove.arg(backed.network_dir()).run().expect_success();
+    fs::remove_dir_all(&second).unwrap();
+    restore(&backed.url(), &[]).0.expect_success();
+}
