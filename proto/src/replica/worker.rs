@@ -197,7 +197,9 @@ impl Worker {
             Some(store) => store,
             None => self.reopen()?,
         };
+        let mut lacked = false;
         while !self.shared.lock().replicas[self.index].whole {
+            lacked = true;
             self.copy_what_is_lacking(&store)?;
         }
         let (resume, lost) = {
@@ -220,6 +222,13 @@ impl Worker {
             let replica = &mut state.replicas[index];
             replica.done = replica.done.max(resume.done);
         });
+        if lacked {
+            // Those that were made of records of this very segment.
+            let source = self.source()?;
+            let mirror =
+                Mirror { source: &*source, target: &*store, keys: &self.keys, before: None };
+            mirror.snapshots(&mut |_| {})?;
+        }
         Ok(())
     }
 
@@ -239,21 +248,22 @@ impl Worker {
         Ok(store)
     }
 
-    /// Brings the place up to where the feed begins.
-    fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
-        let (source, oldest) = {
-            let state = self.shared.lock();
-            (state.source(self.index), state.feed.oldest())
-        };
-        let (Some(source), Some((oldest, _))) = (source, oldest) else {
-            return Err(Error::Refused {
-                what: "no other destination has what this one lacks".into(),
-                hint: "it is brought up as soon as another one answers.".into(),
-            });
-        };
-        // A handle of its own: what that one's thread is at is not held up.
+    /// Another place, which has everything; a handle of its own, so that its thread is not held up.
+    fn source(&self) -> Result<Arc<dyn Store>> {
+        let source = self.shared.lock().source(self.index);
+        let source = source.ok_or_else(|| Error::Refused {
+            what: "no other destination has what this one lacks".into(),
+            hint: "it is brought up as soon as another one answers.".into(),
+        })?;
         let source = self.destinations[source].url.open()?;
         Marker::read(&*source)?.require(self.keys.store())?;
+        Ok(source)
+    }
+
+    /// Brings the place up to where the feed begins.
+    fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
+        let Some((oldest, _)) = self.shared.lock().feed.oldest() else { return Ok(()) };
+        let source = self.source()?;
         let before = Some((oldest.epoch, oldest.index));
         let mirror = Mirror { source: &*source, target: &**store, keys: &self.keys, before };
         let end = mirror.run(&mut |_| {})?.end;

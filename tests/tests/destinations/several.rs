@@ -180,3 +180,47 @@ fn a_restore_asks_at_all_places_that_the_log_names() {
     fs::remove_dir_all(&second).unwrap();
     restore(&backed.url(), &[]).0.expect_success();
 }
+
+/// The database is ahead while one of three is away: the new generation begins at the others, and comes to it later.
+#[test]
+fn one_that_was_away_gets_the_new_generation_and_its_snapshot() {
+    let backed = Backed::without_backup();
+    let folders = ["store", "second", "third"].map(|name| backed.dir().path(name));
+    let init = backed.init().arg(&folders[1]).arg(&folders[2]);
+    init.arg("--quorum").arg("2").run().expect_success();
+    let mut workload = lockstep_tests::workload::Workload::seeded(10);
+    let mut node = backed.running(&mut workload);
+    node.stop().unwrap();
+    for away in 0..3 {
+        let hidden = backed.dir().path("hidden");
+        fs::rename(&folders[away], &hidden).unwrap();
+        let step = workload.next().unwrap();
+        node.commit_unhooked(&step).unwrap();
+        node.start().unwrap();
+        Backed::write(&mut node, &mut workload, 20);
+        let states = |node: &mut lockstep_tests::sim::Node| -> Vec<Value> {
+            let status = node.call("backup-status", &serde_json::json!({})).unwrap();
+            let status = status.result().unwrap();
+            status["destinations"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|of| of["state"].clone())
+                .collect()
+        };
+        node.init().unwrap();
+        assert_eq!(states(&mut node)[away], "behind");
+        fs::rename(&hidden, &folders[away]).unwrap();
+        lockstep_tests::real::wait::wait_for("it to be brought up", || {
+            states(&mut node).iter().all(|state| state == "current").then_some(())
+        });
+        Backed::write(&mut node, &mut workload, 5);
+        node.stop().unwrap();
+        let report = backed.cli("verify").expect_success();
+        assert!(report.stdout.contains("a snapshot"), "{report}");
+        for folder in &folders {
+            assert_eq!(files_under(folder), files_under(&folders[0]), "{}", folder.display());
+        }
+        backed.check_same_as(&node.database_path());
+    }
+}
