@@ -136,7 +136,10 @@ fn tell(report: &Report, output: &Output) {
             );
         }
         Standing::Apart => {
-            output.log(Level::Broken, &format!("'{name}' is not written to any more: {why}"));
+            output.log(
+                Level::Broken,
+                &format!("'{name}' holds another history, and is not written to: {why}"),
+            );
         }
     }
 }
