@@ -1,12 +1,15 @@
 //! The round trip of a `db_write` while the plugin compacts, and the plugin's memory.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use lockstep_benches::percentile;
 use serde_json::json;
 
 use crate::node::{Large, Times};
+use crate::sizes;
 
 const CALLS_WITHOUT: usize = 2_000;
 
@@ -33,15 +36,22 @@ pub fn latency(mib: u64) {
         (p50, p99)
     };
     node.any_call();
+    // The first makes the shadow; while the node does not write, it does not rest.
+    let asked = node.plugin.ask("backup-compact", &json!({})).expect("it starts");
+    while node.compaction()["last"]["id"] != asked["id"] {
+        sleep(Duration::from_millis(100));
+    }
     let seconds = |since: Instant| since.elapsed().as_secs_f64();
     let mut total = [0.0, 0.0];
-    for (what, changed) in [
-        ("the shadow is made, little changed", None),
+    let mut phases = BTreeMap::<String, Times>::new();
+    let rounds = [
+        ("1 % changed", Some(1)),
         ("10 % changed", Some(10)),
         ("the shadow is made anew, little changed", None),
-        ("10 % changed", Some(10)),
         ("60 % changed: a new base", Some(60)),
-    ] {
+    ];
+    let wanted = sizes("LOCKSTEP_ROUNDS", rounds.len() as u64)[0] as usize;
+    for (what, changed) in rounds.into_iter().take(wanted) {
         if let Some(percent) = changed {
             node.change(node.rows * percent / 100);
         } else {
@@ -54,13 +64,22 @@ pub fn latency(mib: u64) {
         without.add(times);
         let asked = node.plugin.ask("backup-compact", &json!({})).expect("it starts");
         let began = Instant::now();
-        let mut times = node.calls_until(|status, _| {
+        let mut times = Times::default();
+        let mut status = node.compaction();
+        while status["last"]["id"] != asked["id"] {
             assert!(status["error"].is_null(), "{status}");
-            status["last"]["id"] == asked["id"]
-        });
+            let some = node.some_calls();
+            let phase = status["running"]["phase"].as_str().unwrap_or("none").to_owned();
+            phases.entry(phase).or_default().add(some.clone());
+            times.add(some);
+            status = node.compaction();
+        }
         total[1] += seconds(began);
         row(what, &mut times, seconds(began));
         during.add(times);
+    }
+    for (phase, mut times) in phases {
+        row(&format!("of them in the phase '{phase}'"), &mut times, 0.0);
     }
     let none = row("**all: none runs**", &mut without, total[0]);
     let one = row("**all: one runs**", &mut during, total[1]);

@@ -10,7 +10,8 @@
 //! - `growth`: what the store takes after many batches, against the database.
 //!
 //! Sizes by environment variables: `LOCKSTEP_MIB`, of the database, one or several with commas (256);
-//! `LOCKSTEP_TAIL`, batches behind the snapshot (5000); `LOCKSTEP_BATCHES`, of `growth` (20000), and
+//! `LOCKSTEP_ROUNDS`, compactions of
+//! `latency` (4); `LOCKSTEP_TAIL`, batches behind the snapshot (5000); `LOCKSTEP_BATCHES`, of `growth` (20000), and
 //! `LOCKSTEP_ROWS`, that a table of it keeps at most (0: all). Everything lies in `TMPDIR`: three times the database, four times for `restore`.
 
 mod growth;

@@ -38,7 +38,7 @@ pub struct Large {
 }
 
 /// The times of calls, and of as many bare writes on the same disk, in turn.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Times {
     /// Of `db_write`.
     pub calls: Vec<Duration>,
@@ -126,16 +126,24 @@ impl Large {
     pub fn calls_until(&mut self, mut enough: impl FnMut(&Value, usize) -> bool) -> Times {
         let mut times = Times::default();
         loop {
-            for _ in 0..CALLS_PER_STATUS {
-                times.calls.push(self.any_call());
-                sleep(BETWEEN_CALLS);
-                times.floor.push(self.raw.write(CALL_BYTES).expect("the floor writes"));
-                sleep(BETWEEN_CALLS);
-            }
+            let some = self.some_calls();
+            times.add(some);
             if enough(&self.compaction(), times.calls.len()) {
                 return times;
             }
         }
+    }
+
+    /// As many calls as there are between two looks at the status.
+    pub fn some_calls(&mut self) -> Times {
+        let mut times = Times::default();
+        for _ in 0..CALLS_PER_STATUS {
+            times.calls.push(self.any_call());
+            sleep(BETWEEN_CALLS);
+            times.floor.push(self.raw.write(CALL_BYTES).expect("the floor writes"));
+            sleep(BETWEEN_CALLS);
+        }
+        times
     }
 }
 

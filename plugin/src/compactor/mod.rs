@@ -252,8 +252,10 @@ impl Shared {
                     .and_then(|()| self.at_lowest_priority(setup, work::compact));
             }
             let took = began.elapsed();
+            let mut worked = took;
             match done {
                 Ok(done) => {
+                    worked = took.saturating_sub(done.rested);
                     (failures, rebuilt) = (0, false);
                     output.log(Level::Info, &format!("compaction {id}: {}", done.outcome));
                     self.finished(id, done, took);
@@ -274,7 +276,7 @@ impl Shared {
                     self.failed(id, message);
                 }
             }
-            not_before = Instant::now() + pause(failures, took);
+            not_before = Instant::now() + pause(failures, worked);
         }
     }
 

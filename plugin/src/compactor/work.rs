@@ -43,6 +43,8 @@ pub struct Done {
     pub replayed_bytes: u64,
     /// How long that took.
     pub replayed_in: Duration,
+    /// How long all of it rested.
+    pub rested: Duration,
 }
 
 /// What came of a compaction.
@@ -88,25 +90,26 @@ impl fmt::Display for Outcome {
 pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let Setup { places, keys, folder, .. } = setup;
     refuse_too_large(setup)?;
-    let pace = Pace::new(shared);
+    let pace = Pace::new(shared, &setup.settings);
     let (destination, others) = places.current();
     let store = Paced { store: destination.url.open()?, pace: pace.clone() };
     Marker::read(&store)?.require(keys.store())?;
     not_fenced(shared, setup, &store)?;
     store.tidy()?;
     let tail = Tail::read(&store, keys)?;
-    let mut shadow = Shadow::open(&store, keys, folder)?;
+    let mut shadow = Shadow::open_with(&store, keys, folder, &mut |synced_in| {
+        pace.rest_after(Duration::ZERO, synced_in);
+    })?;
     let in_sqlite = pace.clone();
     shadow.rest_in(move || in_sqlite.rest())?;
     let began_at = shadow.seq();
     shared.enter(Phase::Replay, tail.head_seq.saturating_sub(began_at));
-    let began = Instant::now();
-    pace.rested();
+    let (began, rested) = (Instant::now(), pace.rested());
     proof::catch_up(shared, &mut shadow, &mut |batches| {
         shared.progress.done.store(batches, Ordering::Relaxed);
         pace.rest();
     })?;
-    let replayed_in = began.elapsed().saturating_sub(pace.rested());
+    let replayed_in = began.elapsed().saturating_sub(pace.rested() - rested);
     let replayed = shadow.seq() - began_at;
     let replayed_bytes = tail.bytes / tail.records.max(1) * replayed;
 
@@ -142,6 +145,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
         database_bytes,
         replayed_bytes,
         replayed_in,
+        rested: pace.rested(),
     })
 }
 
@@ -166,10 +170,9 @@ fn prove(
     pace: &Pace,
 ) -> Result<(Proven, Duration)> {
     shared.enter(Phase::Prove, 0);
-    let began = Instant::now();
-    pace.rested();
+    let (began, rested) = (Instant::now(), pace.rested());
     let checked = shadow.prove_with(&proof::digest_of, now())?;
-    let checked_in = began.elapsed().saturating_sub(pace.rested());
+    let checked_in = began.elapsed().saturating_sub(pace.rested() - rested);
     let compared = shared.lock().proofs.compared;
     Proofs { checked: Some(checked), compared }.write(&setup.folder, setup.keys.store())?;
     Ok((checked, checked_in))

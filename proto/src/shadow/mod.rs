@@ -15,6 +15,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use rusqlite::Connection;
@@ -102,6 +103,19 @@ impl<'s> Shadow<'s> {
     /// [`Error::Refused`] where another process uses the folder, or it holds something else, or there is a [`Hold`] on
     /// that history. Where the log or its snapshots cannot be read, or the folder not be written.
     pub fn open(store: &'s dyn Store, keys: &'s KeyRing, folder: &Path) -> Result<Self> {
+        Self::open_with(store, keys, folder, &mut |_| {})
+    }
+
+    /// As [`open`](Self::open). Where it makes a shadow, `synced` is told each time how long it waited for the disk.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        store: &'s dyn Store,
+        keys: &'s KeyRing,
+        folder: &Path,
+        synced: &mut (dyn FnMut(Duration) + Send),
+    ) -> Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -121,7 +135,7 @@ impl<'s> Shadow<'s> {
         let kept = kept.filter(|(.., after)| first.is_none_or(|first| first <= after.seq + 1));
         let (db, guard, state, after) = match kept {
             Some(kept) => kept,
-            None => make_around_damage(store, keys, &path, &plan)?,
+            None => make_around_damage(store, keys, &path, &plan, synced)?,
         };
         Ok(Self { store, keys, path, db, guard, state, after, newest: None, _lock: lock })
     }
@@ -330,18 +344,25 @@ fn make_around_damage(
     keys: &KeyRing,
     path: &Path,
     plan: &Plan,
+    synced: &mut (dyn FnMut(Duration) + Send),
 ) -> Result<Opened> {
-    match make(store, keys, path, plan) {
+    match make(store, keys, path, plan, synced) {
         Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
             let other = plan.around_damage(store, keys)?.ok_or(error)?;
-            make(store, keys, path, &other)
+            make(store, keys, path, &other, synced)
         }
         made => made,
     }
 }
 
 /// Makes a shadow from the snapshots of `plan`.
-fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<Opened> {
+fn make(
+    store: &dyn Store,
+    keys: &KeyRing,
+    path: &Path,
+    plan: &Plan,
+    synced: &mut (dyn FnMut(Duration) + Send),
+) -> Result<Opened> {
     // Only with its state is it a shadow.
     for file in [state_of(path), path.to_owned(), wal_of(path)] {
         match std::fs::remove_file(&file) {
@@ -354,13 +375,15 @@ fn make(store: &dyn Store, keys: &KeyRing, path: &Path, plan: &Plan) -> Result<O
     let mut options = OpenOptions::new();
     let file = options.create_new(true).read(true).write(true).mode(0o600).open(path);
     let file = file.map_err(Error::file("create", path))?;
-    let (mut synced, mut failed) = (0, None);
+    let (mut synced_to, mut failed) = (0, None);
     let mut in_small_portions = |progress| {
         if let Progress::Pages(bytes) = progress
-            && bytes >= synced + UNSYNCED_MAX
+            && bytes >= synced_to + UNSYNCED_MAX
         {
-            synced = bytes;
+            synced_to = bytes;
+            let began = Instant::now();
             failed = file.sync_data().err().or(failed.take());
+            synced(began.elapsed());
         }
     };
     let mut pages = PageFile::new(&file, path, &mut in_small_portions);
