@@ -45,9 +45,9 @@ struct State {
 struct Portion {
     /// How long it computed …
     computed: Duration,
-    /// … and waited: for the disk, or because others computed.
+    /// … and waited, which is for the disk.
     waited: Duration,
-    /// Up to when that is known, and the thread's processor time then.
+    /// Up to when that is known, and [`processor_time`] then.
     until: (Instant, Duration),
 }
 
@@ -72,9 +72,12 @@ thread_local! {
     static PORTION: Cell<Portion> = Cell::new(Portion::begin());
 }
 
-/// Of this thread.
+/// What this thread has had, with what it waited for one because others computed; Linux tells that.
 fn processor_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+    let had: Duration = clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default();
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited = told.split_whitespace().nth(1).and_then(|field| field.parse().ok());
+    had + Duration::from_nanos(waited.unwrap_or(0))
 }
 
 impl Pace {
