@@ -369,13 +369,14 @@ fn a_newer_writer_fences_an_older_one_wherever_it_claims() {
     let log = Log::new(3, 1, Some(2));
     let (_old, mut older) = log.open();
     append_all(&mut older, 1..=10);
-    let (_new, mut newer) = log.open();
+    let (new, mut newer) = log.open();
     let refused = append(&mut older, 11);
     assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
     append_all(&mut newer, 11..=20);
     let again = append(&mut older, 11);
     assert!(matches!(again, Err(Error::Fenced { .. })), "{again:?}");
     for index in 0..3 {
+        wait_until(&new, index, Standing::Current);
         assert!(log.versions(index).len() >= 19, "at {index}");
     }
 }

@@ -169,8 +169,9 @@ fn hashed(value: impl Hash) -> u64 {
 struct Pages(Vec<(u32, u64)>);
 
 impl snapshot::PageVisitor for Pages {
-    fn page(&mut self, _: &snapshot::Meta, number: u32, page: &[u8]) -> Result<(), Error> {
-        self.0.push((number, hashed(page)));
+    fn pages(&mut self, meta: &snapshot::Meta, first: u32, pages: &[u8]) -> Result<(), Error> {
+        let each = pages.chunks(meta.page_size as usize).map(hashed);
+        self.0.extend((first..).zip(each));
         Ok(())
     }
 }

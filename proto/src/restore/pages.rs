@@ -57,11 +57,12 @@ impl PageVisitor for PageFile<'_> {
         self.file.set_len(size).map_err(Error::file("extend", self.path))
     }
 
-    fn page(&mut self, meta: &Meta, number: u32, page: &[u8]) -> Result<()> {
-        let at = u64::from(number - 1) * u64::from(meta.page_size);
-        self.file.write_all_at(page, at).map_err(Error::file("write", self.path))?;
-        self.numbers.insert(number);
-        self.written += page.len() as u64;
+    fn pages(&mut self, meta: &Meta, first: u32, pages: &[u8]) -> Result<()> {
+        let at = u64::from(first - 1) * u64::from(meta.page_size);
+        self.file.write_all_at(pages, at).map_err(Error::file("write", self.path))?;
+        let count = (pages.len() / meta.page_size as usize) as u32;
+        self.numbers.insert_range(first..=first + (count - 1));
+        self.written += pages.len() as u64;
         (self.progress)(Progress::Pages(self.written));
         Ok(())
     }

@@ -29,11 +29,11 @@ pub trait PageVisitor {
         Ok(())
     }
 
-    /// One page and its number, which counts from 1.
+    /// Pages that follow each other in the database, and the number of the first, which counts from 1.
     ///
     /// # Errors
     /// What ends the reading.
-    fn page(&mut self, meta: &Meta, number: u32, page: &[u8]) -> Result<()>;
+    fn pages(&mut self, meta: &Meta, first: u32, pages: &[u8]) -> Result<()>;
 }
 
 /// Reads pages only to prove them.
@@ -44,8 +44,8 @@ pub struct Proof {
 }
 
 impl PageVisitor for Proof {
-    fn page(&mut self, _meta: &Meta, _number: u32, page: &[u8]) -> Result<()> {
-        self.bytes += page.len() as u64;
+    fn pages(&mut self, _meta: &Meta, _first: u32, pages: &[u8]) -> Result<()> {
+        self.bytes += pages.len() as u64;
         Ok(())
     }
 }
@@ -152,13 +152,18 @@ fn each_page(plain: &[u8], meta: &Meta, pages: &mut dyn PageVisitor) -> Result<O
     if count.checked_mul(page_size + 4) != Some(rest.len()) {
         return Ok(None);
     }
-    let (numbers, content) = rest.split_at(4 * count);
-    for (number, page) in numbers.chunks_exact(4).zip(content.chunks_exact(page_size)) {
-        let number = u32::from_le_bytes([number[0], number[1], number[2], number[3]]);
-        if number == 0 || number > meta.page_count {
-            return Ok(None);
-        }
-        pages.page(meta, number, page)?;
+    let (numbers, mut content) = rest.split_at(4 * count);
+    let numbers: Vec<u32> = numbers
+        .chunks_exact(4)
+        .map(|number| u32::from_le_bytes([number[0], number[1], number[2], number[3]]))
+        .collect();
+    if numbers.iter().any(|&number| number == 0 || number > meta.page_count) {
+        return Ok(None);
+    }
+    for run in numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
+        let (these, others) = content.split_at(run.len() * page_size);
+        pages.pages(meta, run[0], these)?;
+        content = others;
     }
     Ok(Some(count as u64))
 }
