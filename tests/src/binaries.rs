@@ -89,7 +89,8 @@ impl Layout {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command
-            .args(["build", "--quiet", "--package", package, "--bin", package])
+            // All of them: alone, one's dependencies have other features, and are built again.
+            .args(["build", "--quiet", "--workspace", "--bins"])
             .args(["--profile", profile, "--target-dir"])
             .arg(&self.target_dir)
             .args(self.triple.iter().flat_map(|triple| ["--target", triple]))
