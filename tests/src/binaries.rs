@@ -96,9 +96,10 @@ impl Layout {
             .args(self.triple.iter().flat_map(|triple| ["--target", triple]))
             .current_dir(env!("CARGO_MANIFEST_DIR"));
         for (name, _) in std::env::vars_os() {
-            // Of this package, and not to be seen by the other's build.
-            if name.to_string_lossy().starts_with("CARGO_PKG_") {
-                command.env_remove(name);
+            // Of this package, and not to be seen by the others' builds: they would begin anew.
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                command.env_remove(&name);
             }
         }
         let output = command.output().expect("cargo runs");
