@@ -31,6 +31,15 @@ impl Failure {
         }
     }
 
+    /// Fails where any of several destinations is bad; the message is `what` and their names.
+    pub fn if_any<'a>(bad: impl Iterator<Item = &'a str>, what: &str, hint: &str) -> Result<()> {
+        let names: Vec<&str> = bad.collect();
+        match names.is_empty() {
+            true => Ok(()),
+            false => Err(Self::partly(format!("{what} {}", names.join(", ")), hint)),
+        }
+    }
+
     /// Versions that do not go together.
     pub fn version(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { class: Class::Version, ..Self::new(message, hint) }

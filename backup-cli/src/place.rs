@@ -8,7 +8,7 @@ use lockstep_proto::config::{LockFile, NamedDestination, destination_options, re
 use lockstep_proto::destination::Destination;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
-use lockstep_proto::replica::{Mode, Seen};
+use lockstep_proto::replica::Mode;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::store::{Fencing, Store};
 
@@ -71,11 +71,8 @@ impl Site {
     /// Opens the destination of a store.
     pub fn open(destination: NamedDestination, store_id: StoreId) -> Self {
         let NamedDestination { name, url, mode, fencing } = destination;
-        let opened = url.open().and_then(|store| {
-            Marker::read(&*store)?.require(store_id)?;
-            Ok(store)
-        });
-        Self { name, url, mode, fencing, store: opened.map_err(Failure::from) }
+        let store = url.open_of(store_id).map_err(Failure::from);
+        Self { name, url, mode, fencing, store }
     }
 
     /// The store, if it can be used.
@@ -145,8 +142,8 @@ impl Places {
     pub fn newest_of(&self, ends: &[Result<LogEnd>]) -> Result<usize> {
         let mut newest: Option<(usize, (u32, u64))> = None;
         for (index, end) in ends.iter().enumerate() {
-            let (Ok(end), Ok(store)) = (end, self.sites[index].store()) else { continue };
-            let age = Seen { store, end }.age();
+            let Ok(end) = end else { continue };
+            let age = end.age();
             if newest.is_none_or(|(_, newest)| age > newest) {
                 newest = Some((index, age));
             }

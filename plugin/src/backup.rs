@@ -15,7 +15,6 @@ use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
-use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{StartReason, TimeMs};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::{KeyRing, StoreId};
@@ -285,7 +284,7 @@ impl Backup {
                         self.set_state(State::Stalled);
                         let line = format!(
                             "{}; trying again for {} s",
-                            explain(&error),
+                            error.explain(),
                             self.stall_timeout.as_secs()
                         );
                         self.output.log(Level::Unusual, &line);
@@ -391,8 +390,7 @@ impl Backup {
     fn reopen(&mut self) -> Result<()> {
         // Those of several are opened anew by their own threads.
         let Some(destination) = self.places.only() else { return Ok(()) };
-        let reopened = destination.url.open().and_then(|store| {
-            Marker::read(&*store)?.require(self.store_id)?;
+        let reopened = destination.url.open_of(self.store_id).and_then(|store| {
             if let Some(writer) = &mut self.writer {
                 writer.reattach(store.clone())?;
             }
@@ -477,14 +475,6 @@ fn missing_lock(directory: &Path) -> Error {
 fn retryable(error: &Error) -> bool {
     matches!(error, Error::Store(error)
         if !matches!(error.kind, StoreErrorKind::Exists | StoreErrorKind::Damaged(_)))
-}
-
-/// An error as the one line that lightningd prints.
-pub fn explain(error: &Error) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}. hint: {}", hint.trim_end_matches('.')),
-        None => error.to_string(),
-    }
 }
 
 /// Milliseconds since 1970.

@@ -10,7 +10,7 @@ use lockstep_proto::writer::Call;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::backup::{Backup, explain};
+use crate::backup::Backup;
 use crate::stall::Watchdog;
 use crate::wire::{Level, Output};
 
@@ -84,7 +84,7 @@ impl Hook {
                 self.backup.answered();
             }
             Err(error) => {
-                let reason = explain(&error);
+                let reason = error.explain();
                 self.output.log(Level::Broken, &reason);
                 self.output.send(&refusal(id, &reason));
             }

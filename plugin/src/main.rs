@@ -180,7 +180,7 @@ impl Gate {
                 let watchdog = Watchdog::start(output.clone(), &backup)?;
                 Self::Open(Box::new(Hook::new(backup, watchdog, output.clone())))
             }
-            Err(error) => Self::Refusing(Refusal::new(backup::explain(&error), output.clone())),
+            Err(error) => Self::Refusing(Refusal::new(error.explain(), output.clone())),
         })
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use lockstep_proto::config::{LockFile, NamedDestination};
 use lockstep_proto::error::Result;
 use lockstep_proto::log::LogEnd;
-use lockstep_proto::marker::Marker;
 use lockstep_proto::replica::{Replicas, Report, Standing};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::{Options, Store};
@@ -38,8 +37,7 @@ impl Places {
     ) -> Result<(Self, Arc<dyn Store>, LogEnd)> {
         let named = lock.destinations(options)?;
         if let [destination] = named.as_slice() {
-            let store = destination.url.open()?;
-            Marker::read(&*store)?.require(lock.store_id)?;
+            let store = destination.url.open_of(lock.store_id)?;
             let end = LogEnd::read(&*store, keys)?;
             return Ok((Self { named: Arc::new(named), replicas: None }, store, end));
         }

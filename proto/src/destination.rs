@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::error::{Error, Result};
+use crate::marker::Marker;
+use crate::seal::StoreId;
 use crate::store::{
     BucketStore, CopiedBucket, FileStore, Options, Store, StoreError, StoreErrorKind,
 };
@@ -67,6 +69,16 @@ impl Destination {
             Self::Folder(path) => Ok(folder(path, FileStore::open(path)?)?),
             Self::Bucket(bucket) => Ok(Arc::new(bucket.connect()?)),
         }
+    }
+
+    /// Opens the store there, which must be the one that `expected` names.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Nothing`] where there is no store, [`Error::OtherStore`] where it is another.
+    pub fn open_of(&self, expected: StoreId) -> Result<Arc<dyn Store>> {
+        let store = self.open()?;
+        Marker::read(&*store)?.require(expected)?;
+        Ok(store)
     }
 
     /// Opens the place, whether there is a store or not.

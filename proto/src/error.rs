@@ -264,6 +264,14 @@ impl Error {
         })
     }
 
+    /// As one line, with what to do next.
+    pub fn explain(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}. hint: {}", hint.trim_end_matches('.')),
+            None => self.to_string(),
+        }
+    }
+
     pub(crate) fn damaged(place: impl Into<String>, what: impl ToString) -> Self {
         Self::Damaged { place: place.into(), what: what.to_string() }
     }

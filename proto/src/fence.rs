@@ -12,7 +12,7 @@ use crate::hex;
 use crate::layout;
 use crate::record::TimeMs;
 use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
-use crate::store::{Store, StoreErrorKind};
+use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Who claims an epoch. Sealed in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Claimant {
 ///
 /// # Errors
 /// Where the store cannot be listed.
-pub fn newest(store: &dyn Store) -> Result<u32> {
+pub fn newest(store: &dyn Store) -> Result<u32, StoreError> {
     let claims = store.list(layout::EPOCHS)?;
     Ok(claims.iter().filter_map(|entry| layout::parse_claim(&entry.name)).max().unwrap_or(0))
 }

@@ -115,6 +115,11 @@ impl SegmentName {
         Self::parse(parse_generation(generation)?, file)
     }
 
+    /// Epoch and index: of two segments the later one has the higher.
+    pub fn age(&self) -> (u32, u32) {
+        (self.epoch, self.index)
+    }
+
     /// Reads an object name.
     pub fn parse_object(object: &str) -> Option<Self> {
         Self::parse_below(object.strip_prefix(LOG)?.strip_prefix('/')?)

@@ -98,15 +98,12 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
     let others = share(&place, output);
     let report = report(&place, done, others, began);
     output.result(&report, || text(&report));
-    let bad: Vec<_> = report.others.iter().filter(|other| other.error.is_some()).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = bad.iter().map(|other| other.destination.as_str()).collect();
-    Err(Failure::partly(
-        format!("the snapshot was not copied to {}", names.join(", ")),
+    let bad = report.others.iter().filter(|other| other.error.is_some());
+    Failure::if_any(
+        bad.map(|other| other.destination.as_str()),
+        "the snapshot was not copied to",
         "the backup is whole where it was made; 'backup-cli verify --heal' brings the others up.",
-    ))
+    )
 }
 
 /// Copies the snapshots that the other destinations lack, as far as their own logs reach.

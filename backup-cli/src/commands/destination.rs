@@ -10,7 +10,7 @@ use lockstep_proto::fence;
 use lockstep_proto::layout;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::measure::{self, Kind, Latency};
-use lockstep_proto::replica::{Mirror, Mode, Seen};
+use lockstep_proto::replica::{Mirror, Mode};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::{Fencing, Options, Store};
 use lockstep_proto::verify;
@@ -203,13 +203,13 @@ fn remove(args: &DestinationRemoveArgs, output: &Output) -> Result<()> {
 /// Refuses to do without the destination that alone holds the newest records.
 fn refuse_loss(places: &Places, index: usize) -> Result<()> {
     let ends = places.ends();
-    let (Ok(store), Ok(end)) = (places.sites[index].store(), &ends[index]) else { return Ok(()) };
-    let own = Seen { store, end }.age();
+    let Ok(end) = &ends[index] else { return Ok(()) };
+    let own = end.age();
     let mut others = places.sites.iter().zip(&ends).enumerate();
     let kept = others.any(|(other, (site, end))| {
-        let (Ok(store), Ok(end)) = (site.store(), end) else { return false };
+        let Ok(end) = end else { return false };
         // What is being written may be there in a moment only.
-        let age = Seen { store, end }.age();
+        let age = end.age();
         other != index && site.mode.is_sync() && (age.0, age.1 + 1) >= own
     });
     if kept {

@@ -77,7 +77,7 @@ fn open_damaged(places: &mut Places) {
 fn open_segment(places: &Places) -> Result<Option<(u32, u32)>> {
     let mut newest = None;
     for (_, store) in places.reachable() {
-        let last = all_segments(store)?.last().map(|entry| (entry.name.epoch, entry.name.index));
+        let last = all_segments(store)?.last().map(|entry| entry.name.age());
         newest = newest.max(last);
     }
     Ok(newest)
@@ -172,8 +172,7 @@ fn bring_up(
             continue;
         }
         for source in reachable().filter(|source| source.name != target.name) {
-            let newest = all_segments(source.store()?)?.pop().map(|entry| entry.name);
-            let newest = newest.map(|newest| (newest.epoch, newest.index));
+            let newest = all_segments(source.store()?)?.pop().map(|entry| entry.name.age());
             let before = [before, newest].into_iter().flatten().min();
             match mirror(places, source, target, before, output) {
                 // The source lacks something there itself.
@@ -185,9 +184,7 @@ fn bring_up(
     let mut newest: Option<(&Site, LogEnd)> = None;
     for site in reachable() {
         if let Ok(end) = site.end(&places.keys)
-            && newest.as_ref().is_none_or(|(_, newest)| {
-                (end.epoch, end.position.seq) > (newest.epoch, newest.position.seq)
-            })
+            && newest.as_ref().is_none_or(|(_, newest)| end.age() > newest.age())
             && is_intact(places, site, output)?
         {
             newest = Some((site, end));

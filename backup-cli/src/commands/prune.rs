@@ -73,15 +73,12 @@ pub fn run(args: &PruneArgs, output: &Output) -> Result<()> {
         others: others.map(|(_, site)| Other::new(site, prune(site))).collect(),
     };
     output.result(&report, || text(&report));
-    let bad: Vec<_> = report.others.iter().filter(|other| other.error.is_some()).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = bad.iter().map(|other| other.destination.as_str()).collect();
-    Err(Failure::partly(
-        format!("not pruned: {}", names.join(", ")),
+    let bad = report.others.iter().filter(|other| other.error.is_some());
+    Failure::if_any(
+        bad.map(|other| other.destination.as_str()),
+        "not pruned:",
         "'backup-cli status' says how they are.",
-    ))
+    )
 }
 
 impl Other {

@@ -162,15 +162,12 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         warnings,
     };
     output.result(&report, || text(&report));
-    let bad: Vec<_> =
-        report.destinations.iter().filter(|d| d.error.is_some()).map(|d| d.name.as_str()).collect();
-    match bad.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::partly(
-            format!("not all destinations can be relied on: {}", bad.join(", ")),
-            "mend what the lines above name; 'backup-cli verify --heal' brings them up again.",
-        )),
-    }
+    let bad = report.destinations.iter().filter(|d| d.error.is_some());
+    Failure::if_any(
+        bad.map(|d| d.name.as_str()),
+        "not all destinations can be relied on:",
+        "mend what the lines above name; 'backup-cli verify --heal' brings them up again.",
+    )
 }
 
 /// How the newest destination stands to the database.

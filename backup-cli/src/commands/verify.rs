@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lockstep_proto::layout;
 use lockstep_proto::log::LogEnd;
-use lockstep_proto::replica::{Distance, Seen, small_faults};
+use lockstep_proto::replica::{Distance, Mirror, Seen, small_faults};
 use lockstep_proto::store::Store;
 use lockstep_proto::verify::{self, GenerationReport};
 use serde::Serialize;
@@ -86,16 +86,12 @@ pub fn run(args: &VerifyArgs, output: &Output) -> Result<()> {
         destinations,
     };
     output.result(&report, || text(&report));
-    let bad: Vec<_> = report.destinations.iter().filter(|found| !found.intact).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<_> = bad.iter().map(|found| found.name.as_str()).collect();
+    let bad = report.destinations.iter().filter(|found| !found.intact);
     let hint = match args.heal {
         true => "what no destination has intact cannot be healed: see docs/operations.md.",
         false => "'backup-cli verify --heal' replaces it from another destination.",
     };
-    Err(Failure::partly(format!("damaged, incomplete or away: {}", names.join(", ")), hint))
+    Failure::if_any(bad.map(|found| found.name.as_str()), "damaged, incomplete or away:", hint)
 }
 
 /// What a destination lacks; fails where it holds another history than the newest.
@@ -163,13 +159,9 @@ fn verified(
 fn missing_of(places: &Places, name: &str, store: &dyn Store) -> Result<Vec<String>> {
     let mut missing = BTreeSet::new();
     for (_, other) in places.reachable().filter(|(other, _)| *other != name) {
+        let mirror = Mirror { source: other, target: store, keys: &places.keys, before: None };
         for folder in COMMON {
-            for entry in other.list_all(folder)? {
-                let object = format!("{folder}/{}", entry.name);
-                if !store.exists(&object)? {
-                    missing.insert(object);
-                }
-            }
+            missing.extend(mirror.missing(folder)?);
         }
     }
     Ok(missing.into_iter().collect())

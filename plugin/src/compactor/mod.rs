@@ -35,7 +35,7 @@ pub use self::proof::{AtStart, Comparison};
 pub use self::status::CompactionStatus;
 use self::status::{LastError, LastRun};
 use self::work::Done;
-use crate::backup::{explain, now};
+use crate::backup::now;
 use crate::places::Places;
 use crate::wire::{Level, Output};
 
@@ -246,7 +246,7 @@ impl Shared {
             {
                 // The shadow may be what is wrong. It can always be made again, once.
                 rebuilt = true;
-                let line = format!("compaction {id}: {}; making the shadow anew", explain(error));
+                let line = format!("compaction {id}: {}; making the shadow anew", error.explain());
                 output.log(Level::Unusual, &line);
                 done = shadow::remove(&setup.folder)
                     .and_then(|()| self.at_lowest_priority(setup, work::compact));
@@ -266,7 +266,7 @@ impl Shared {
                 }
                 Err(error) => {
                     failures += 1;
-                    let message = explain(&error);
+                    let message = error.explain();
                     let line = format!(
                         "compaction {id} failed: {message}; the backup goes on without it, the next try is in \
                          {} s",
@@ -282,7 +282,7 @@ impl Shared {
 
     /// The database is not what was replayed: says so, and keeps everything until somebody has looked.
     fn alarm(self: &Arc<Self>, setup: &Arc<Setup>, output: &Output, id: u64, error: &Error) {
-        let message = explain(error);
+        let message = error.explain();
         output.log(Level::Broken, &message);
         let Error::Differs { generation, seq, .. } = *error else { return };
         let hold = Hold { generation, seq, time: now() };
@@ -304,7 +304,7 @@ impl Shared {
             Err(error) => {
                 let line = format!(
                     "what an alarm keeps could not be marked in the backup, do not run 'backup-cli prune': {}",
-                    explain(&error)
+                    error.explain()
                 );
                 output.log(Level::Broken, &line);
             }
@@ -350,7 +350,7 @@ impl Shared {
             Err(error) => {
                 // Nothing is known of what was there before; the hook's own count goes on.
                 known.tail.get_or_insert_default();
-                let message = explain(&error);
+                let message = error.explain();
                 let line = format!("what a restore would read is not known: {message}");
                 output.log(Level::Unusual, &line);
                 known.error = Some(LastError { id: 0, time: now(), message });

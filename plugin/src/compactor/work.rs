@@ -10,7 +10,6 @@ use lockstep_proto::config::NamedDestination;
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence;
 use lockstep_proto::hold::Hold;
-use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::replica::Mirror;
 use lockstep_proto::shadow::{self, Proofs, Proven, Published, Shadow};
@@ -92,8 +91,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     refuse_too_large(setup)?;
     let pace = Pace::new(shared, &setup.settings);
     let (destination, others) = places.current();
-    let store = Paced { store: destination.url.open()?, pace: pace.clone() };
-    Marker::read(&store)?.require(keys.store())?;
+    let store = Paced { store: destination.url.open_of(keys.store())?, pace: pace.clone() };
     not_fenced(shared, setup, &store)?;
     store.tidy()?;
     let tail = Tail::read(&store, keys)?;
@@ -186,8 +184,7 @@ fn follow(
     other: &NamedDestination,
     pace: &Arc<Pace>,
 ) -> Result<()> {
-    let target = Paced { store: other.url.open()?, pace: pace.clone() };
-    Marker::read(&target)?.require(setup.keys.store())?;
+    let target = Paced { store: other.url.open_of(setup.keys.store())?, pace: pace.clone() };
     target.tidy()?;
     let mirror = Mirror { source, target: &target, keys: &setup.keys, before: None };
     mirror.snapshots(&mut |_| {})?;

@@ -49,6 +49,11 @@ impl LogEnd {
         Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
     }
 
+    /// Epoch and seq of the newest record: of two ends of one log the later one has the higher.
+    pub fn age(&self) -> (u32, u64) {
+        (self.epoch, self.position.seq)
+    }
+
     /// Checks that the log belongs to `directory`.
     ///
     /// # Errors

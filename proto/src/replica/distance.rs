@@ -28,11 +28,6 @@ pub enum Distance {
 }
 
 impl Seen<'_> {
-    /// What tells which destination is the newest: the epoch, then the record.
-    pub fn age(&self) -> (u32, u64) {
-        (self.end.epoch, self.end.position.seq)
-    }
-
     /// How `other` stands to this one, the newest. Reads one segment of each.
     ///
     /// # Errors
@@ -57,8 +52,7 @@ impl Seen<'_> {
             }
             None => {
                 let oldest = all_segments(self.store)?.first().map(|entry| entry.name);
-                let age = (name.epoch, name.index);
-                let removed = oldest.is_some_and(|oldest| age < (oldest.epoch, oldest.index));
+                let removed = oldest.is_some_and(|oldest| name.age() < oldest.age());
                 removed || count <= 1
             }
         };

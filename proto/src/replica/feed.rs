@@ -75,35 +75,31 @@ pub struct Resume {
 }
 
 impl Feed {
-    /// A segment begins. Gives the number of steps with this one, as all of these do.
-    pub fn begin(&mut self, name: SegmentName, header: &[u8]) -> u64 {
+    /// A segment begins.
+    pub fn begin(&mut self, name: SegmentName, header: &[u8]) {
         let first = self.steps;
         let header: Arc<[u8]> = header.into();
         let (records, bytes, ended) = (Vec::new(), header.len(), false);
         self.segments.push_back(Segment { name, header, records, bytes, ended, first });
-        self.step()
+        self.steps += 1;
     }
 
-    /// A record is appended to the newest segment.
+    /// A record is appended to the newest segment. Gives the number of steps with this one.
     pub fn record(&mut self, bytes: &[u8]) -> u64 {
         if let Some(segment) = self.segments.back_mut() {
             segment.bytes += bytes.len();
             segment.records.push(bytes.into());
         }
-        self.step()
+        self.steps += 1;
+        self.steps
     }
 
     /// The newest segment ends.
-    pub fn end(&mut self) -> u64 {
+    pub fn end(&mut self) {
         if let Some(segment) = self.segments.back_mut() {
             segment.ended = true;
         }
-        self.step()
-    }
-
-    fn step(&mut self) -> u64 {
         self.steps += 1;
-        self.steps
     }
 
     /// Steps made so far.
@@ -114,6 +110,11 @@ impl Feed {
     /// The oldest segment that is kept, once there is one, and what is done by who has all before it.
     pub fn oldest(&self) -> Option<(SegmentName, u64)> {
         self.segments.front().map(|segment| (segment.name, segment.first))
+    }
+
+    /// The header of that segment.
+    pub fn oldest_header(&self) -> Option<&[u8]> {
+        self.segments.front().map(|segment| &*segment.header)
     }
 
     /// What comes next for who has done so many.

@@ -109,7 +109,7 @@ impl Heal<'_> {
     fn settled(&self, store: &dyn Store) -> Result<Vec<SegmentEntry>> {
         let mut all = all_segments(store)?;
         let before = self.before.unwrap_or((u32::MAX, u32::MAX));
-        all.retain(|entry| (entry.name.epoch, entry.name.index) < before);
+        all.retain(|entry| entry.name.age() < before);
         Ok(all)
     }
 
@@ -141,9 +141,7 @@ impl Heal<'_> {
         };
         let stored = self.target.read(&name.to_string())?;
         let stored = stored.iter().rposition(|&byte| byte != 0).map_or(0, |at| at + 1);
-        let age = (name.epoch, name.index);
-        let gone_on =
-            newest_of_source.is_some_and(|newest| age < (newest.name.epoch, newest.name.index));
+        let gone_on = newest_of_source.is_some_and(|newest| name.age() < newest.name.age());
         let holds_no_less = gone_on || wanted.0.len() >= stored;
         Ok(Some(Fault::new(name, &wrong, holds_no_less)))
     }

@@ -107,7 +107,11 @@ impl Mirror<'_> {
         Ok(())
     }
 
-    fn missing(&self, folder: &str) -> Result<Vec<String>> {
+    /// The objects below a folder that the source has and the target lacks.
+    ///
+    /// # Errors
+    /// Where either cannot be listed.
+    pub fn missing(&self, folder: &str) -> Result<Vec<String>> {
         let there = self.target.list_all(folder)?;
         let there: BTreeSet<&str> = there.iter().map(|entry| entry.name.as_str()).collect();
         let all = self.source.list_all(folder)?;
@@ -182,10 +186,10 @@ impl Mirror<'_> {
             self.settled(self.target)?.into_iter().map(|entry| (entry.name, entry.size)).collect();
         self.refuse_another_history(&wanted, &there)?;
         // Of those that were ended in order the size tells; not of what the target was at when it went away.
-        let newest_there = there.keys().copied().max_by_key(age);
+        let newest_there = there.keys().copied().max_by_key(SegmentName::age);
         for entry in &wanted {
             let same_size = there.get(&entry.name) == Some(&entry.size);
-            let older = newest_there.is_some_and(|newest| age(&entry.name) < age(&newest));
+            let older = newest_there.is_some_and(|newest| entry.name.age() < newest.age());
             if !(same_size && older) {
                 self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
             }
@@ -205,12 +209,12 @@ impl Mirror<'_> {
         let (Some(last), Some(oldest)) = (there.last().copied(), oldest) else { return Ok(None) };
         there.retain(|entry| entry.name.generation == last.name.generation);
         let names: Vec<SegmentName> = there.iter().map(|entry| entry.name).collect();
-        let from = match newest_before.filter(|before| age(before) >= age(&oldest)) {
+        let from = match newest_before.filter(|before| before.age() >= oldest.age()) {
             Some(before) if before.generation == last.name.generation => {
                 first_needed(before.first_seq.saturating_add(1), &names)
             }
             Some(_) => 0,
-            None => names.iter().position(|name| age(name) >= age(&oldest)).unwrap_or(0),
+            None => names.iter().position(|name| name.age() >= oldest.age()).unwrap_or(0),
         };
         LogReader::new(self.target, self.keys).read(&there[from..], &mut Following)
     }
@@ -218,7 +222,7 @@ impl Mirror<'_> {
     fn settled(&self, store: &dyn Store) -> Result<Vec<SegmentEntry>> {
         let mut all = all_segments(store)?;
         let before = self.before.unwrap_or((u32::MAX, u32::MAX));
-        all.retain(|entry| (entry.name.epoch, entry.name.index) < before);
+        all.retain(|entry| entry.name.age() < before);
         Ok(all)
     }
 
@@ -256,10 +260,10 @@ impl Mirror<'_> {
         there: &BTreeMap<SegmentName, u64>,
     ) -> Result<()> {
         let names: BTreeSet<SegmentName> = wanted.iter().map(|entry| entry.name).collect();
-        let oldest = wanted.iter().map(|entry| (entry.name.epoch, entry.name.index)).min();
+        let oldest = wanted.iter().map(|entry| entry.name.age()).min();
         for &name in there.keys().filter(|name| !names.contains(name)) {
             // The source may have been pruned.
-            if oldest.is_some_and(|oldest| (name.epoch, name.index) < oldest) {
+            if oldest.is_some_and(|oldest| name.age() < oldest) {
                 continue;
             }
             if let Some(segment) = load(self.target, self.keys, name)?
@@ -278,10 +282,6 @@ impl Mirror<'_> {
             at: name.to_string(),
         }
     }
-}
-
-fn age(name: &SegmentName) -> (u32, u32) {
-    (name.epoch, name.index)
 }
 
 /// A segment, unless it is not there any more, or never held anything.

@@ -43,7 +43,7 @@ pub use worker::Observer;
 
 use self::open::{newest, open_all};
 use self::quorum::Quorum;
-use self::shared::{Replica, Shared, Task, explain};
+use self::shared::{Replica, Shared, Task};
 use self::worker::Worker;
 use crate::config::{LockFile, NamedDestination};
 use crate::error::{Error, Result as LogResult};
@@ -96,7 +96,7 @@ impl Replicas {
                 mode: of.mode,
                 standing: if whole { Standing::Current } else { Standing::Behind },
                 lacks: 0,
-                error: answer.as_ref().err().map(explain),
+                error: answer.as_ref().err().map(Error::explain),
             };
             let store = answer.as_ref().ok().map(|(store, _)| store.clone());
             Replica { report, store, whole, done: 0, taken: false, tasks: Default::default() }

@@ -9,7 +9,6 @@ use super::policy::Policy;
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
 use crate::log::LogEnd;
-use crate::marker::Marker;
 use crate::seal::KeyRing;
 use crate::store::Store;
 
@@ -21,8 +20,7 @@ pub type Answer = Result<(Arc<dyn Store>, LogEnd)>;
 /// # Errors
 /// Where it does not answer, or holds another store, or no log that ends well.
 pub fn open_one(destination: &NamedDestination, keys: &KeyRing) -> Answer {
-    let store = destination.url.open()?;
-    Marker::read(&*store)?.require(keys.store())?;
+    let store = destination.url.open_of(keys.store())?;
     let end = LogEnd::read(&*store, keys)?;
     Ok((store, end))
 }
@@ -111,7 +109,7 @@ pub fn newest(
 /// # Errors
 /// The numbers of the two places.
 pub fn leading(ends: &[(usize, &LogEnd)], policy: Policy) -> Result<usize, (usize, usize)> {
-    let newest = ends.iter().max_by_key(|(_, end)| (end.epoch, end.position.seq));
+    let newest = ends.iter().max_by_key(|(_, end)| end.age());
     let Some(&(index, newest)) = newest else { return Ok(0) };
     let first = newest.segment.first_seq;
     let alike = ends.iter().filter(|(_, end)| end.position == newest.position).count();

@@ -47,27 +47,23 @@ impl Quorum {
 
     /// Waits until the policy has what the step that makes `step` of them wrote.
     pub fn wait_for(&self, step: u64, name: SegmentName) -> Result<(), StoreError> {
-        let object = name.to_string();
+        let failed = |kind| Err(self.error("write", &name.to_string(), kind));
         let until = Instant::now() + self.patience;
         let mut state = self.shared.lock();
         loop {
             let counting = state.replicas.iter().filter(|replica| replica.report.mode.is_sync());
-            let (mut have, mut taken) = (0, 0);
-            for replica in counting {
-                have += usize::from(replica.has(step));
-                taken += usize::from(replica.taken && !replica.has(step));
-            }
+            let taken = counting.filter(|replica| replica.taken && !replica.has(step)).count();
             // It stays so: what the other writer was told is for the next session to find out.
             state.fenced |= taken > self.policy.spare();
             if state.fenced {
-                return Err(self.error("write", &object, StoreErrorKind::Taken));
+                return failed(StoreErrorKind::Taken);
             }
-            if have >= self.policy.to_acknowledge() {
+            if state.is_acknowledged(step) {
                 return Ok(());
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.error("write", &object, self.unanswered(&state)));
+                return failed(self.unanswered(&state));
             }
             let waited = self.shared.done.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::feed::Feed;
 use super::policy::Mode;
-use crate::error::Error;
 use crate::store::Store;
 
 /// What a thread is asked to do besides following the [`Feed`]; `Err`: its destination is not open, and why.
@@ -109,13 +108,5 @@ impl Shared {
     /// The state. Held briefly.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An error as one line, with what to do next.
-pub(super) fn explain(error: &Error) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}. hint: {}", hint.trim_end_matches('.')),
-        None => error.to_string(),
     }
 }

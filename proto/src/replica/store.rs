@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::everywhere::Writing;
 use super::quorum::Quorum;
 use super::{GRACE, Replicas};
+use crate::fence;
 use crate::layout::{self, SegmentName};
 use crate::record::Destinations;
 use crate::store::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
@@ -40,10 +41,7 @@ impl Store for Replicas {
         let (object, bytes): (String, Arc<[u8]>) = (name.into(), bytes.into());
         self.change("create", name, move |store| {
             if let Some(epoch) = epoch {
-                let claims = store.list(layout::EPOCHS)?;
-                let newest =
-                    claims.iter().filter_map(|entry| layout::parse_claim(&entry.name)).max();
-                for below in newest.unwrap_or(0).saturating_add(1)..epoch {
+                for below in fence::newest(&**store)?.saturating_add(1)..epoch {
                     create_once(&**store, &layout::claim(below), &bytes)?;
                 }
             }

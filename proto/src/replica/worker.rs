@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::feed::{Next, Step};
 use super::mirror::Mirror;
-use super::shared::{Shared, Standing, State, Task, explain};
+use super::shared::{Shared, Standing, State, Task};
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName};
 use crate::log::Position;
-use crate::marker::Marker;
 use crate::seal::{Header, KeyRing};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 
@@ -24,15 +23,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub type Observer = Arc<dyn Fn(&super::Report) + Send + Sync>;
 
 pub(super) struct Worker {
-    pub index: usize,
-    pub destinations: Arc<Vec<NamedDestination>>,
-    pub keys: KeyRing,
-    pub shared: Arc<Shared>,
-    pub observer: Observer,
-    pub store: Option<Arc<dyn Store>>,
-    pub append: Option<Open>,
-    pub pause: Duration,
-    pub retry_at: Option<Instant>,
+    index: usize,
+    destinations: Arc<Vec<NamedDestination>>,
+    keys: KeyRing,
+    shared: Arc<Shared>,
+    observer: Observer,
+    store: Option<Arc<dyn Store>>,
+    append: Option<Open>,
+    pause: Duration,
+    retry_at: Option<Instant>,
 }
 
 /// The segment that is being written there.
@@ -233,8 +232,7 @@ impl Worker {
     }
 
     fn reopen(&mut self) -> Result<Arc<dyn Store>> {
-        let store = self.destinations[self.index].url.open()?;
-        Marker::read(&*store)?.require(self.keys.store())?;
+        let store = self.destinations[self.index].url.open_of(self.keys.store())?;
         // What is there now may be an older copy, as a folder that lay under a mount, or a disk that lost what it had
         // answered for: it is compared with another place, and where there is none, at least has our claim.
         let epoch = self.shared.lock().epoch;
@@ -255,16 +253,14 @@ impl Worker {
             what: "no other destination has what this one lacks".into(),
             hint: "it is brought up as soon as another one answers.".into(),
         })?;
-        let source = self.destinations[source].url.open()?;
-        Marker::read(&*source)?.require(self.keys.store())?;
-        Ok(source)
+        self.destinations[source].url.open_of(self.keys.store())
     }
 
     /// Brings the place up to where the feed begins.
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
         let Some((oldest, _)) = self.shared.lock().feed.oldest() else { return Ok(()) };
         let source = self.source()?;
-        let before = Some((oldest.epoch, oldest.index));
+        let before = Some(oldest.age());
         let mirror = Mirror { source: &*source, target: &**store, keys: &self.keys, before };
         let end = mirror.run(&mut |_| {})?.end;
         self.expect_to_lead_on(end, source.label())?;
@@ -280,8 +276,7 @@ impl Worker {
     /// Checks that what was copied leads to the oldest segment that the feed has.
     fn expect_to_lead_on(&self, end: Option<Position>, source: &str) -> Result<()> {
         let state = self.shared.lock();
-        let oldest = state.feed.oldest().and_then(|(_, first)| state.feed.resume(first));
-        let header = oldest.and_then(|oldest| Header::decode(&oldest.header).ok());
+        let header = state.feed.oldest_header().and_then(|bytes| Header::decode(bytes).ok());
         let (Some(end), Some(next)) = (end, header) else { return Ok(()) };
         let directly = (end.seq + 1, end.chain) == (next.seq, next.prev);
         // Of the record that nobody was told of there may be one.
@@ -315,7 +310,7 @@ impl Worker {
         replica.report.lacks = lacks;
         let changed = replica.report.standing != standing || replica.report.error.is_none();
         replica.report.standing = standing;
-        replica.report.error = Some(explain(error));
+        replica.report.error = Some(error.explain());
         let report = changed.then(|| replica.report.clone());
         drop(state);
         self.shared.done.notify_all();

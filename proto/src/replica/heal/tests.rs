@@ -213,7 +213,7 @@ fn one_that_is_behind_is_told_from_one_that_went_another_way() {
     let (a, b) = (two.store("a"), two.store("b"));
     let ends = [&a, &b].map(|store| LogEnd::read(store, &two.keys).unwrap());
     let (newest, other) = (Seen { store: &a, end: &ends[0] }, Seen { store: &b, end: &ends[1] });
-    assert!(newest.age() > other.age());
+    assert!(newest.end.age() > other.end.age());
     let records = ends[0].position.seq - ends[1].position.seq;
     assert_eq!(newest.compare(&other, &two.keys).unwrap(), Distance::Behind { records });
     two.mirror("a", "b");

@@ -331,8 +331,7 @@ impl BucketStore {
     fn make_room(&self, segment: SegmentName) -> Result<(), StoreError> {
         for partial in self.partials()? {
             let last = partial.parts.last().map_or(0, |part| part.seq);
-            let age = |name: SegmentName| (name.epoch, name.index);
-            if last >= segment.first_seq && age(partial.name) < age(segment) {
+            if last >= segment.first_seq && partial.name.age() < segment.age() {
                 let (client, name) = (self.client.clone(), partial.name.to_string());
                 wait(&self.client, "merge", &name, async move {
                     merge::merge(&client, &partial, true, false).await
