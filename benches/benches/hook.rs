@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lockstep_benches::bare;
@@ -33,6 +34,8 @@ fn main() {
     let mut growing = Raw::growing(&dir.path("growing")).expect("a file");
     let mut growing_times = Vec::new();
 
+    let pause = std::env::var("LOCKSTEP_PAUSE_US").ok().and_then(|us| us.parse().ok());
+    let pause = Duration::from_micros(pause.unwrap_or(0));
     let (mut hook_times, mut raw_times, mut cpu_times) = (Vec::new(), Vec::new(), Vec::new());
     let mut bare_times = Vec::new();
     let mut stored = stored_bytes(&store);
@@ -43,6 +46,7 @@ fn main() {
         let (mut floor, mut append, mut bare_took, mut took) = Default::default();
         // In turn: whoever comes second finds the disk busier.
         for turn in 0..4 {
+            sleep(pause);
             match (index + turn) % 4 {
                 0 => floor = raw.write(len).expect("the floor writes"),
                 1 => append = growing.write(len).expect("the floor writes"),

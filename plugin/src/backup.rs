@@ -62,6 +62,12 @@ pub struct Backup {
     output: Arc<Output>,
 }
 
+/// A call that is durable.
+pub struct Appended {
+    data_version: DataVersion,
+    took: Duration,
+}
+
 /// A copy that a thread makes from the start on.
 struct EarlyCopy {
     result: Receiver<Result<Capture>>,
@@ -270,14 +276,20 @@ impl Backup {
     ///
     /// # Errors
     /// The last failure; lightningd must not commit.
-    pub fn append<S: AsRef<str>>(&mut self, call: &Call<'_, S>, watchdog: &Watchdog) -> Result<()> {
+    pub fn append<S: AsRef<str>>(
+        &mut self,
+        call: &Call<'_, S>,
+        watchdog: &Watchdog,
+    ) -> Result<Appended> {
         let began = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
             match self.try_append(call, watchdog) {
                 Ok(()) => {
-                    self.note_append(call.data_version, began.elapsed());
-                    return Ok(());
+                    return Ok(Appended {
+                        data_version: call.data_version,
+                        took: began.elapsed(),
+                    });
                 }
                 Err(error) if retryable(&error) && began.elapsed() < self.stall_timeout => {
                     if pause == FIRST_PAUSE {
@@ -409,7 +421,8 @@ impl Backup {
     }
 
     /// A call was answered: from the first one on there may be compactions.
-    pub fn answered(&mut self) {
+    pub fn answered(&mut self, appended: &Appended) {
+        self.note(appended);
         let Some((settings, retention)) = self.compaction.take() else { return };
         let setup = Setup {
             places: self.places.clone(),
@@ -425,11 +438,11 @@ impl Backup {
         }
     }
 
-    fn note_append(&self, data_version: DataVersion, took: Duration) {
+    fn note(&self, appended: &Appended) {
         let Some(writer) = &self.writer else { return };
         self.compactor.appended(writer);
         let position = writer.position();
-        let took_us = took.as_micros() as u64;
+        let took_us = appended.took.as_micros() as u64;
         let mut status = self.status.lock();
         status.batches += 1;
         status.last_append = Some(now());
@@ -442,7 +455,7 @@ impl Backup {
         status.log.generation = position.generation;
         status.log.epoch = writer.epoch();
         status.log.seq = position.seq;
-        status.log.data_version = Some(data_version.0);
+        status.log.data_version = Some(appended.data_version.0);
     }
 
     /// Ends the log in order.

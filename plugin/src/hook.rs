@@ -8,15 +8,14 @@ use lockstep_proto::error::{Error, Result};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::Call;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::backup::Backup;
+use crate::backup::{Appended, Backup};
 use crate::stall::Watchdog;
 use crate::wire::{Level, Output};
 
 /// The parameters of `db_write`.
 #[derive(Deserialize)]
-struct DbWrite<'a> {
+pub struct DbWrite<'a> {
     data_version: u32,
     #[serde(borrow)]
     writes: Vec<Sql<'a>>,
@@ -69,19 +68,20 @@ impl Hook {
 
     /// Makes one call durable and answers it. Any other answer than `continue` stops lightningd before
     /// it commits: that is how a call is refused.
-    pub fn answer(&mut self, id: &str, params: Option<&RawValue>) {
+    pub fn answer(&mut self, id: &str, call: serde_json::Result<DbWrite<'_>>) {
         self.watchdog.begin(id);
-        let stored = self.store(params);
+        let stored = self.store(&call);
         if !self.watchdog.end() {
             // The watchdog has answered: lightningd is stopping.
             return;
         }
         match stored {
-            Ok(()) => {
+            Ok(appended) => {
                 self.output.send(&format!(
                     r#"{{"jsonrpc":"2.0","id":{id},"result":{{"result":"continue"}}}}"#
                 ));
-                self.backup.answered();
+                // What nobody waits for.
+                self.backup.answered(&appended);
             }
             Err(error) => {
                 let reason = error.explain();
@@ -91,9 +91,8 @@ impl Hook {
         }
     }
 
-    fn store(&mut self, params: Option<&RawValue>) -> Result<()> {
-        let params = params.map_or("null", RawValue::get);
-        let call: DbWrite<'_> = serde_json::from_str(params).map_err(|error| Error::Refused {
+    fn store(&mut self, call: &serde_json::Result<DbWrite<'_>>) -> Result<Appended> {
+        let call = call.as_ref().map_err(|error| Error::Refused {
             // Not the error itself: it may quote a statement.
             what: format!(
                 "db_write that is not understood ({:?} error at byte {} of its parameters)",

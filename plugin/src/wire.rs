@@ -104,25 +104,24 @@ fn readable_within(ms: u64) -> bool {
     !matches!(poll(&mut fds, Some(&timeout)), Ok(0))
 }
 
-/// The outside of a message.
+/// A message, with its parameters as `P`: left alone until it is known who takes them, or read at once.
 #[derive(Deserialize)]
-pub struct Message<'a> {
+pub struct Message<'a, P = &'a RawValue> {
     /// Absent in notifications. Kept as it came: lightningd's ids are strings.
     #[serde(borrow)]
     pub id: Option<&'a RawValue>,
     /// What is called.
     #[serde(borrow, default)]
     pub method: Cow<'a, str>,
-    /// Left alone until it is known who takes it.
-    #[serde(borrow)]
-    pub params: Option<&'a RawValue>,
+    /// What it is called with.
+    pub params: Option<P>,
 }
 
-impl<'a> Message<'a> {
-    /// Reads the outside of a message.
+impl<'a, P: Deserialize<'a>> Message<'a, P> {
+    /// Reads a message.
     ///
     /// # Errors
-    /// Where it is not JSON.
+    /// Where it is not JSON, or its parameters are no `P`.
     pub fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes)
     }

@@ -18,6 +18,9 @@ pub const BATCH_BYTES_MAX: usize = 1 << 30;
 
 /// Level 1 was the smallest as well as the fastest over recorded nodes once shapes are taken out.
 const ZSTD_LEVEL: i32 = 1;
+/// Any value but 0 leaves literals as they are. A Huffman table for the few of each batch is 0.3 % smaller over
+/// recorded nodes, and a third of what a batch costs the processor.
+const ZSTD_TARGET_LENGTH: u32 = 1;
 /// 512 KiB of history: what the level takes by itself, fixed here for the reader's memory.
 const ZSTD_WINDOW_LOG: u32 = 19;
 /// zstd output is taken in pieces of this size.
@@ -41,6 +44,7 @@ impl SegmentEncoder {
         let mut zstd = Zstd::new(ZSTD_LEVEL).map_err(|_| SegmentError::Compression)?;
         for parameter in [
             CParameter::WindowLog(ZSTD_WINDOW_LOG),
+            CParameter::TargetLength(ZSTD_TARGET_LENGTH),
             CParameter::ContentSizeFlag(false),
             CParameter::ChecksumFlag(false),
         ] {

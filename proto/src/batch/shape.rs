@@ -314,6 +314,11 @@ impl Shape {
         Some(Self { text, markers })
     }
 
+    /// Bytes of its text and markers.
+    pub fn byte_len(&self) -> usize {
+        self.text.len() + self.markers.len()
+    }
+
     /// The markers in order: the type of each value.
     pub fn markers(&self) -> &[u8] {
         &self.markers

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, Statement, StatementStatus};
 
 use super::batches::{CommittedBatch, OwnedStatement};
 use super::clock::{may_ask_time, pin_time};
-use crate::batch::codec::SHAPES_MAX;
 use crate::batch::shape::{Literal, Shape, Values};
 use crate::error::{Error, Result};
 use crate::log::{After, Mark};
@@ -53,21 +52,25 @@ struct Prepared<'c> {
     by_shape: HashMap<*const Shape, (Arc<Shape>, Option<usize>)>,
     by_text: HashMap<String, usize>,
     statements: Vec<Statement<'c>>,
+    /// About what all of it takes.
+    bytes: usize,
 }
 
 impl<'c> Prepared<'c> {
-    /// Most shapes, and statements, that are kept.
-    const MAX: usize = 2 * SHAPES_MAX;
+    /// When it takes more than this it begins anew: a thousand statements of lightningd's, of which a recorded node made
+    /// few hundred. Those of a workload with many different ones took 60 MiB.
+    const BYTES_MAX: usize = 12 << 20;
 
     /// The statement of a shape; `None` where it must be executed as text.
     fn get(&mut self, db: &'c Connection, shape: &Arc<Shape>) -> Option<&mut Statement<'c>> {
-        if self.by_shape.len() >= Self::MAX || self.statements.len() >= Self::MAX {
+        if self.bytes > Self::BYTES_MAX {
             *self = Self::default();
         }
         let index = match self.by_shape.get(&Arc::as_ptr(shape)) {
             Some((_, index)) => *index,
             None => {
                 let index = self.prepare(db, shape);
+                self.bytes += size_of::<Shape>() + shape.byte_len();
                 self.by_shape.insert(Arc::as_ptr(shape), (shape.clone(), index));
                 index
             }
@@ -82,6 +85,8 @@ impl<'c> Prepared<'c> {
         }
         // Where a `?` cannot stand for a literal this fails, and text is as good.
         let statement = db.prepare(&sql).ok().filter(|statement| statement.column_count() == 0)?;
+        let taken = statement.get_status(StatementStatus::MemUsed);
+        self.bytes += usize::try_from(taken).unwrap_or(0) + sql.len();
         self.statements.push(statement);
         self.by_text.insert(sql, self.statements.len() - 1);
         Some(self.statements.len() - 1)
