@@ -4,6 +4,7 @@ mod bad_input;
 mod conformance;
 mod end_to_end;
 mod faults;
+mod many;
 mod merging;
 mod races;
 mod several;
