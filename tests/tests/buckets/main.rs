@@ -8,4 +8,5 @@ mod many;
 mod merging;
 mod races;
 mod several;
+mod sleepers;
 mod takeover;
