@@ -6,6 +6,7 @@ mod end_to_end;
 mod faults;
 mod many;
 mod merging;
+mod proxied;
 mod races;
 mod several;
 mod sleepers;
