@@ -35,16 +35,24 @@ impl Parts {
         let Some((seq, owner)) = layout::parse_part(file).filter(|(seq, _)| *seq >= from) else {
             return false;
         };
-        match owner {
-            None => self.shared.push(Part { seq, size }),
-            Some(owner) => self.owned.entry(owner).or_default().push(Part { seq, size }),
-        }
+        self.push(owner, Part { seq, size });
         true
     }
 
-    /// Adds the newest, whose number alone is its name.
-    pub fn push(&mut self, newest: Part) {
-        self.shared.push(newest);
+    /// Adds a part.
+    pub fn push(&mut self, owner: Owner, part: Part) {
+        match owner {
+            None => self.shared.push(part),
+            Some(owner) => self.owned.entry(owner).or_default().push(part),
+        }
+    }
+
+    /// The newest record of those without an owner, and of the newest owner's.
+    pub fn newest(&self) -> Vec<(Owner, u64)> {
+        let shared = self.shared.last().map(|part| (None, part.seq));
+        let owned = self.owned.last_key_value();
+        let owned = owned.and_then(|(owner, parts)| Some((Some(*owner), parts.last()?.seq)));
+        shared.into_iter().chain(owned).collect()
     }
 
     /// Those whose numbers alone are their names.

@@ -1,12 +1,11 @@
-//! As much of S3 as a log needs, in this process: it holds a million objects, is as far away as it is told, and counts
-//! what it is asked.
+//! As much of S3 as a log needs, in this process: it holds a million objects, counts what it is asked, and has the faults
+//! of others when it is told to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -30,11 +29,43 @@ pub struct Memory {
     shared: Arc<Shared>,
 }
 
+/// What it does about `If-None-Match: *`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conditions {
+    /// It creates an object once.
+    #[default]
+    Kept,
+    /// It overwrites what is there.
+    Ignored,
+    /// It does not know the header, and says so.
+    Refused,
+}
+
 #[derive(Default)]
 struct Shared {
-    objects: Mutex<BTreeMap<String, Arc<[u8]>>>,
+    objects: Mutex<Objects>,
     asked: Mutex<BTreeMap<String, usize>>,
-    away_ms: AtomicU64,
+    faults: Mutex<Faults>,
+}
+
+#[derive(Default)]
+struct Objects {
+    by_key: BTreeMap<String, Object>,
+    made: u64,
+}
+
+struct Object {
+    bytes: Arc<[u8]>,
+    /// How many were made before it.
+    number: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    away: Duration,
+    conditions: Conditions,
+    lag: u64,
+    ahead_s: i64,
 }
 
 /// What is answered.
@@ -73,22 +104,36 @@ impl Memory {
         fresh(&self.url, name)
     }
 
-    /// From here on, each answer comes so much later, to a millisecond.
+    /// From here on, each answer comes so much later.
     pub fn be_away(&self, later: Duration) {
-        let ms = u64::try_from(later.as_millis()).expect("milliseconds");
-        self.shared.away_ms.store(ms, Ordering::SeqCst);
+        lock(&self.shared.faults).away = later;
+    }
+
+    /// From here on, it does this about `If-None-Match: *`.
+    pub fn treat_conditions(&self, conditions: Conditions) {
+        lock(&self.shared.faults).conditions = conditions;
+    }
+
+    /// From here on, listings do not show the newest objects, so many of all.
+    pub fn lag_behind(&self, objects: u64) {
+        lock(&self.shared.faults).lag = objects;
+    }
+
+    /// From here on, its clock is so many seconds ahead, and it takes no request of another time.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        lock(&self.shared.faults).ahead_s = seconds;
     }
 
     /// Puts an object there without a request; `url` is a prefix, `name` what is below it.
     pub fn put(&self, url: &str, name: &str, bytes: &[u8]) {
         let prefix = url.strip_prefix(&self.url).expect("a URL of this server");
         let key = format!("{}/{name}", prefix.trim_start_matches('/'));
-        lock(&self.shared.objects).insert(key, bytes.into());
+        lock(&self.shared.objects).insert(key, bytes);
     }
 
     /// How many objects it holds.
     pub fn len(&self) -> usize {
-        lock(&self.shared.objects).len()
+        lock(&self.shared.objects).by_key.len()
     }
 
     /// True where it holds nothing.
@@ -110,7 +155,7 @@ impl Shared {
         while let Some(head) = Head::read(&mut reader)? {
             let body = head.read_body(&mut reader, false)?;
             let answer = self.answer(&head, &body);
-            thread::sleep(Duration::from_millis(self.away_ms.load(Ordering::SeqCst)));
+            thread::sleep(lock(&self.faults).away);
             let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status);
             for (name, value) in &answer.headers {
                 write!(bytes, "{name}: {value}\r\n").expect("to a string");
@@ -132,33 +177,53 @@ impl Shared {
         let method = head.word(0);
         let verb = if query.contains("list-type=2") { "LIST" } else { method };
         *lock(&self.asked).entry(verb.to_owned()).or_default() += 1;
+        let faults = *lock(&self.faults);
+        if !is_timely(head, faults.ahead_s) {
+            return Answer::error("403 Forbidden", "RequestTimeTooSkewed");
+        }
         let mut objects = lock(&self.objects);
         match verb {
-            "LIST" => Answer::ok(list(&objects, query).into_bytes().into()),
-            "GET" | "HEAD" => objects.get(&key).map_or_else(Answer::no_such_key, |bytes| {
-                head.get("range").map_or_else(|| Answer::ok(bytes.clone()), |r| piece(bytes, r))
+            "LIST" => Answer::ok(objects.list(query, faults.lag).into_bytes().into()),
+            "GET" | "HEAD" => objects.by_key.get(&key).map_or_else(Answer::no_such_key, |object| {
+                let whole = || Answer::ok(object.bytes.clone());
+                head.get("range").map_or_else(whole, |range| piece(&object.bytes, range))
             }),
-            "PUT" if head.get("if-none-match").is_some() && objects.contains_key(&key) => {
-                Answer::error("412 Precondition Failed", "PreconditionFailed")
-            }
-            "PUT" => {
-                objects.insert(key, body.into());
-                Answer::ok([].into())
-            }
+            "PUT" => match (head.get("if-none-match"), faults.conditions) {
+                (Some(_), Conditions::Refused) => {
+                    Answer::error("501 Not Implemented", "NotImplemented")
+                }
+                (Some(_), Conditions::Kept) if objects.by_key.contains_key(&key) => {
+                    Answer::error("412 Precondition Failed", "PreconditionFailed")
+                }
+                _ => {
+                    objects.insert(key, body);
+                    Answer::ok([].into())
+                }
+            },
             "DELETE" => {
-                objects.remove(&key);
+                objects.by_key.remove(&key);
                 Answer { status: "204 No Content", ..Answer::ok([].into()) }
             }
             "POST" if query == "delete" => {
                 let named = String::from_utf8_lossy(body);
                 for key in named.split("<Key>").skip(1).filter_map(|rest| rest.split('<').next()) {
-                    objects.remove(key);
+                    objects.by_key.remove(key);
                 }
                 Answer::ok(b"<DeleteResult></DeleteResult>"[..].into())
             }
             _ => Answer::error("501 Not Implemented", "NotImplemented"),
         }
     }
+}
+
+/// Whether a request was signed at a time that a server takes whose clock is so much ahead.
+fn is_timely(head: &Head, ahead_s: i64) -> bool {
+    const TOLERANCE_S: i64 = 15 * 60;
+    let signed = head.get("x-amz-date").and_then(|date| {
+        jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", date).ok()?.in_tz("UTC").ok()
+    });
+    let now = jiff::Timestamp::now().as_second() + ahead_s;
+    signed.is_none_or(|signed| (signed.timestamp().as_second() - now).abs() <= TOLERANCE_S)
 }
 
 impl Answer {
@@ -194,52 +259,60 @@ fn piece(bytes: &[u8], range: &str) -> Answer {
     answer
 }
 
-/// One page of a listing.
-fn list(objects: &BTreeMap<String, Arc<[u8]>>, query: &str) -> String {
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let query: BTreeMap<&str, String> = pairs.map(|(name, value)| (name, decode(value))).collect();
-    let get = |name| query.get(name).map_or("", String::as_str);
-    let (prefix, delimiter) = (get("prefix"), get("delimiter"));
-    let mut after = get("start-after").max(get("continuation-token")).to_owned();
-    let mut page = String::new();
-    let mut shown = 0;
-    // A folder is shown once, and what is in it passed over.
-    while let Some((key, bytes)) = next(objects, prefix, &after) {
-        if shown == PAGE {
-            let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>";
-            write!(page, "{more}{after}</NextContinuationToken>").expect("to a string");
-            break;
-        }
-        shown += 1;
-        let folder = key[prefix.len()..].find(delimiter).filter(|_| !delimiter.is_empty());
-        if let Some(end) = folder {
-            let folder = &key[..prefix.len() + end + delimiter.len()];
-            write!(page, "<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>")
-                .expect("to a string");
-            after = format!("{folder}\u{10ffff}");
-        } else {
-            let size = bytes.len();
-            write!(
-                page,
-                "<Contents><Key>{key}</Key><LastModified>{LISTED_DATE}</LastModified>\
-                 <ETag>&quot;1&quot;</ETag><Size>{size}</Size></Contents>"
-            )
-            .expect("to a string");
-            after.clone_from(key);
-        }
+impl Objects {
+    fn insert(&mut self, key: String, bytes: &[u8]) {
+        self.by_key.insert(key, Object { bytes: bytes.into(), number: self.made });
+        self.made += 1;
     }
-    format!("<?xml version=\"1.0\"?><ListBucketResult>{page}</ListBucketResult>")
-}
 
-/// The first object with a prefix behind a key.
-fn next<'a>(
-    objects: &'a BTreeMap<String, Arc<[u8]>>,
-    prefix: &str,
-    after: &str,
-) -> Option<(&'a String, &'a Arc<[u8]>)> {
-    let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
-    let found = objects.range::<str, _>((from, Bound::Unbounded)).next();
-    found.filter(|(key, _)| key.starts_with(prefix))
+    /// One page of a listing that does not know of the newest objects, `lag` of all.
+    fn list(&self, query: &str, lag: u64) -> String {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let query: BTreeMap<&str, String> =
+            pairs.map(|(name, value)| (name, decode(value))).collect();
+        let get = |name| query.get(name).map_or("", String::as_str);
+        let (prefix, delimiter) = (get("prefix"), get("delimiter"));
+        let mut after = get("start-after").max(get("continuation-token")).to_owned();
+        let mut page = String::new();
+        let mut shown = 0;
+        while let Some((key, object)) = self.next(prefix, &after) {
+            if object.number + lag >= self.made && lag > 0 {
+                after.clone_from(key);
+                continue;
+            }
+            if shown == PAGE {
+                let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>";
+                write!(page, "{more}{after}</NextContinuationToken>").expect("to a string");
+                break;
+            }
+            shown += 1;
+            let folder = key[prefix.len()..].find(delimiter).filter(|_| !delimiter.is_empty());
+            if let Some(end) = folder {
+                // A folder is shown once, and what is in it passed over.
+                let folder = &key[..prefix.len() + end + delimiter.len()];
+                write!(page, "<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>")
+                    .expect("to a string");
+                after = format!("{folder}\u{10ffff}");
+            } else {
+                let size = object.bytes.len();
+                write!(
+                    page,
+                    "<Contents><Key>{key}</Key><LastModified>{LISTED_DATE}</LastModified>\
+                     <ETag>&quot;1&quot;</ETag><Size>{size}</Size></Contents>"
+                )
+                .expect("to a string");
+                after.clone_from(key);
+            }
+        }
+        format!("<?xml version=\"1.0\"?><ListBucketResult>{page}</ListBucketResult>")
+    }
+
+    /// The first object with a prefix behind a key.
+    fn next(&self, prefix: &str, after: &str) -> Option<(&String, &Object)> {
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let found = self.by_key.range::<str, _>((from, Bound::Unbounded)).next();
+        found.filter(|(key, _)| key.starts_with(prefix))
+    }
 }
 
 /// Takes percent signs back.

@@ -29,5 +29,5 @@ pub mod wire;
 pub mod wsgidav;
 
 pub use faulty::{Fault, Proxy};
-pub use memory::Memory;
+pub use memory::{Conditions, Memory};
 pub use server::Server;

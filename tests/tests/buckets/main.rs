@@ -11,3 +11,4 @@ mod races;
 mod several;
 mod sleepers;
 mod takeover;
+mod unreliable;

@@ -308,18 +308,25 @@ impl Client {
             }
         }
         parts.sort();
-        let mut next = parts.shared().last().filter(|_| all).map(|newest| newest.seq + 1);
-        while let Some(seq) = next.take() {
-            match self.store().head(&self.path(&layout::part(seq, None))).await.map_err(explain) {
-                Ok(found) => {
-                    parts.push(Part { seq, size: found.size });
-                    next = Some(seq + 1);
-                }
-                Err(StoreErrorKind::NotFound) => {}
-                Err(error) => return Err(error),
-            }
+        if all {
+            self.look_behind(&mut parts).await?;
         }
         Ok((parts, all))
+    }
+
+    /// Asks by name for what follows the newest parts, as long as there is something.
+    async fn look_behind(&self, parts: &mut Parts) -> Result<()> {
+        for (owner, newest) in parts.newest() {
+            for seq in newest + 1.. {
+                let name = layout::part(seq, owner);
+                match self.store().head(&self.path(&name)).await.map_err(explain) {
+                    Ok(found) => parts.push(owner, Part { seq, size: found.size }),
+                    Err(StoreErrorKind::NotFound) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts the parts of a segment together.
