@@ -92,7 +92,12 @@ impl Machine {
         command
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3G"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
-            .args(["-serial", "stdio", "-append", "console=ttyS0 quiet panic=-1 mitigations=off"])
+            .args([
+                "-serial",
+                "stdio",
+                "-append",
+                "console=ttyS0 quiet loglevel=0 panic=-1 mitigations=off",
+            ])
             .args(["-device", "virtio-rng-pci"])
             .args([
                 "-fsdev",
