@@ -264,7 +264,8 @@ pub fn percentile(times: &mut [Duration], p: f64) -> f64 {
 /// The release binaries, built if need be.
 pub fn release_binary(name: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["build", "--release", "-q", "--workspace", "--bins"]).status();
+    let built =
+        Command::new(cargo).args(["build", "--release", "-q", "--workspace", "--bins"]).status();
     assert!(built.is_ok_and(|status| status.success()), "cargo build of {name} failed");
     let bench = std::env::current_exe().expect("a running program has a path");
     let release = bench.ancestors().nth(2).expect("target/release/deps/bench");

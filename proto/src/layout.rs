@@ -71,6 +71,11 @@ pub fn part(seq: u64, owner: Option<(u32, u32)>) -> String {
     }
 }
 
+/// Sorts before the parts of `seq`, and behind those of all records before it.
+pub fn before_part(seq: u64) -> String {
+    format!("{TAIL}/{seq:016x}")
+}
+
 /// Seq and, where it tells, epoch and index of a file name in [`TAIL`].
 pub fn parse_part(file: &str) -> Option<(u64, Option<(u32, u32)>)> {
     let mut numbers = file.strip_suffix(PART_SUFFIX)?.split('-');

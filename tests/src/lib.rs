@@ -9,10 +9,12 @@
 //! - [`oracle`]: whether two databases hold the same schema and rows.
 //! - [`backed`]: a node together with its backup, as the real programs make it.
 //! - [`servers`]: real servers to keep a backup on, and a proxy that fails as they do.
+//! - [`machine`]: a machine with a kernel of its own, for NFS and CIFS.
 //! - [`binaries`]: the programs under test, and directories to run them in.
 
 pub mod backed;
 pub mod binaries;
+pub mod machine;
 pub mod oracle;
 pub mod real;
 pub mod servers;

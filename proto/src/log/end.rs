@@ -1,6 +1,6 @@
 //! Where a log ends.
 
-use super::{LoadedSegment, Position, all_segments, decode_record};
+use super::{LoadedSegment, Position, SegmentEntry, all_segments, decode_record};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
 use crate::record::{Destinations, Head, Record, TimeMs};
@@ -40,7 +40,15 @@ impl LogEnd {
     /// # Errors
     /// [`Error::Nothing`] where there is no log; [`Error::Damaged`] where its end is not to be trusted.
     pub fn read(store: &dyn Store, keys: &KeyRing) -> Result<Self> {
-        for entry in all_segments(store)?.into_iter().rev() {
+        Self::read_listed(store, keys, &all_segments(store)?)
+    }
+
+    /// The same, of segments that were just listed, in the order in which they were written.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_listed(store: &dyn Store, keys: &KeyRing, all: &[SegmentEntry]) -> Result<Self> {
+        for entry in all.iter().rev() {
             let Some(segment) = LoadedSegment::load(store, keys, entry.name)? else { continue };
             if let Some(end) = Self::of_segment(&segment, keys)? {
                 return Ok(end);

@@ -189,21 +189,23 @@ struct History {
 
 impl LookUp<'_> {
     fn plan(&self) -> Result<Plan> {
-        let end = LogEnd::read(self.store, self.keys)?;
+        // Once: the parts of a bucket may be a million.
+        let all = log::all_segments(self.store)?;
+        let end = LogEnd::read_listed(self.store, self.keys, &all)?;
         let newest = end.position.generation;
         if self.target == Target::Newest {
-            return self.within(self.history(newest)?, end);
+            return self.within(self.history(newest, &all)?, end);
         }
         // Newest history first: that is the order of the epochs that wrote, not of the numbers.
         let mut generations: Vec<u32> = Vec::new();
-        for entry in log::all_segments(self.store)?.iter().rev() {
+        for entry in all.iter().rev() {
             if !generations.contains(&entry.name.generation) {
                 generations.push(entry.name.generation);
             }
         }
         let from = generations.iter().position(|&generation| generation == newest).unwrap_or(0);
         for generation in generations.split_off(from) {
-            let history = self.history(generation)?;
+            let history = self.history(generation, &all)?;
             if self.is_held_by(&history)? {
                 return self.within(history, end);
             }
@@ -222,8 +224,10 @@ impl LookUp<'_> {
         })
     }
 
-    fn history(&self, generation: u32) -> Result<History> {
-        let segments = log::segments(self.store, generation)?;
+    fn history(&self, generation: u32, all: &[SegmentEntry]) -> Result<History> {
+        let its = all.iter().filter(|entry| entry.name.generation == generation);
+        let mut segments: Vec<_> = its.copied().collect();
+        segments.sort_by_key(|segment| segment.name);
         let (beginning, damage) = match beginning_of(self.store, self.keys, &segments) {
             Err(error @ Error::Store(_)) => return Err(error),
             Err(error) => (None, Some(error)),

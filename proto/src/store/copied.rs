@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file::FileStore;
-use super::parts::{Fault, Part, Partial, Tail};
+use super::parts::{Fault, Owner, Partial, Parts, Tail};
 use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 use crate::layout::{self, SegmentName};
 use crate::seal::{HEADER_LEN, Header};
@@ -23,9 +23,11 @@ impl CopiedBucket {
     /// # Errors
     /// [`StoreErrorKind::Damaged`] where parts do not belong together.
     pub fn open(path: &Path, folder: FileStore) -> Result<Result<Self, FileStore>, StoreError> {
-        let entries = folder.list(layout::TAIL)?;
-        let parts: Vec<Part> =
-            entries.iter().filter_map(|entry| Part::parse(&entry.name, entry.size)).collect();
+        let mut parts = Parts::default();
+        for entry in folder.list(layout::TAIL)? {
+            parts.add(&entry.name, entry.size, 0);
+        }
+        parts.sort();
         if parts.is_empty() {
             return Ok(Err(folder));
         }
@@ -35,10 +37,11 @@ impl CopiedBucket {
             object: name,
             kind: StoreErrorKind::Damaged(what),
         };
-        let segment_of = |part: &Part| {
-            let bytes = folder.read(&part.name())?;
+        let segment_of = |seq: u64, owner: Owner| {
+            let object = layout::part(seq, owner);
+            let bytes = folder.read(&object)?;
             let header =
-                Header::decode(&bytes).map_err(|error| damaged(part.name(), error.to_string()))?;
+                Header::decode(&bytes).map_err(|error| damaged(object, error.to_string()))?;
             Ok(SegmentName::of(&header))
         };
         let merged: BTreeSet<SegmentName> = folder
@@ -63,8 +66,8 @@ impl CopiedBucket {
         };
         partial.check_gapless().map_err(damaged)?;
         let mut whole = Vec::new();
-        for part in &partial.parts {
-            let bytes = self.folder.read(&part.name())?;
+        for object in partial.objects() {
+            let bytes = self.folder.read(&object)?;
             let new = if whole.is_empty() { 0 } else { HEADER_LEN };
             whole.extend_from_slice(bytes.get(new..).unwrap_or_default());
         }
@@ -123,14 +126,14 @@ impl Store for CopiedBucket {
         match self.parts.iter().find(|partial| partial.name.to_string() == name) {
             None => self.folder.sync(name),
             Some(partial) => {
-                partial.parts.iter().try_for_each(|part| self.folder.sync(&part.name()))
+                partial.objects().iter().try_for_each(|object| self.folder.sync(object))
             }
         }
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         if let Some(partial) = self.parts.iter().find(|partial| partial.name.to_string() == name) {
-            return partial.parts.iter().try_for_each(|part| self.folder.remove(&part.name()));
+            return partial.objects().iter().try_for_each(|object| self.folder.remove(object));
         }
         self.folder.remove(name)
     }

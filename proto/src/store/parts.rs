@@ -10,27 +10,73 @@ use crate::layout::{self, SegmentName};
 use crate::seal::HEADER_LEN;
 use crate::store::{Entry, StoreError};
 
-/// One record's object.
+/// Epoch and index of a part's segment, where its name tells them.
+pub type Owner = Option<(u32, u32)>;
+
+/// One record's object. Small: there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Part {
-    /// Epoch and index of the segment, where the name tells them.
-    pub owner: Option<(u32, u32)>,
     /// The record.
     pub seq: u64,
     /// Bytes of the object; 0 where it only keeps an older writer from taking the number.
     pub size: u64,
 }
 
-impl Part {
-    /// Reads a file name in the folder of the parts.
-    pub fn parse(file: &str, size: u64) -> Option<Self> {
-        let (seq, owner) = layout::parse_part(file)?;
-        Some(Self { owner, seq, size })
+/// The parts that a listing shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    shared: Vec<Part>,
+    owned: BTreeMap<(u32, u32), Vec<Part>>,
+}
+
+impl Parts {
+    /// Adds an object of the folder of the parts, if it is one of record `from` or a later one. True where it is.
+    pub fn add(&mut self, file: &str, size: u64, from: u64) -> bool {
+        let Some((seq, owner)) = layout::parse_part(file).filter(|(seq, _)| *seq >= from) else {
+            return false;
+        };
+        self.push(owner, Part { seq, size });
+        true
     }
 
-    /// Its object name.
-    pub fn name(&self) -> String {
-        layout::part(self.seq, self.owner)
+    /// Adds a part.
+    pub fn push(&mut self, owner: Owner, part: Part) {
+        match owner {
+            None => self.shared.push(part),
+            Some(owner) => self.owned.entry(owner).or_default().push(part),
+        }
+    }
+
+    /// The newest record of those without an owner, and of the newest owner's.
+    pub fn newest(&self) -> Vec<(Owner, u64)> {
+        let shared = self.shared.last().map(|part| (None, part.seq));
+        let owned = self.owned.last_key_value();
+        let owned = owned.and_then(|(owner, parts)| Some((Some(*owner), parts.last()?.seq)));
+        shared.into_iter().chain(owned).collect()
+    }
+
+    /// Those whose numbers alone are their names.
+    pub fn shared(&self) -> &[Part] {
+        &self.shared
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_empty() && self.owned.is_empty()
+    }
+
+    /// The highest record.
+    pub fn last_seq(&self) -> Option<u64> {
+        let all = std::iter::once(&self.shared).chain(self.owned.values());
+        all.filter_map(|parts| parts.last()).map(|part| part.seq).max()
+    }
+
+    /// Puts them in order, each once: not every place lists in order, and what breaks off is listed again.
+    pub fn sort(&mut self) {
+        for parts in std::iter::once(&mut self.shared).chain(self.owned.values_mut()) {
+            parts.sort_unstable();
+            parts.dedup_by_key(|part| part.seq);
+        }
     }
 }
 
@@ -39,11 +85,23 @@ impl Part {
 pub struct Partial {
     /// The name that it has once it is put together.
     pub name: SegmentName,
+    /// True where the names of its parts tell whose they are.
+    pub owned: bool,
     /// Its records, in order.
     pub parts: Vec<Part>,
 }
 
 impl Partial {
+    /// The object that holds one of its records.
+    pub fn object(&self, part: &Part) -> String {
+        layout::part(part.seq, self.owned.then_some(self.name.age()))
+    }
+
+    /// The objects that hold its records, in order.
+    pub fn objects(&self) -> Vec<String> {
+        self.parts.iter().map(|part| self.object(part)).collect()
+    }
+
     /// Bytes of the segment.
     pub fn size(&self) -> u64 {
         let all: u64 = self.parts.iter().map(|part| part.size).sum();
@@ -57,7 +115,7 @@ impl Partial {
     pub fn check_gapless(&self) -> Result<(), String> {
         for (part, seq) in self.parts.iter().zip(self.name.first_seq..) {
             if part.seq != seq {
-                return Err(format!("part seq {seq} is missing, '{}' is there", part.name()));
+                return Err(format!("part seq {seq} is missing, '{}' is there", self.object(part)));
             }
         }
         Ok(())
@@ -103,7 +161,7 @@ impl Tail {
         self.segments.into_iter().filter(|partial| !merged.contains(&partial.name)).collect()
     }
 
-    /// Groups parts by segment. `segment_of` reads the header of one; it is asked once a segment.
+    /// Groups sorted parts by segment. `segment_of` reads the header of one; it is asked once a segment.
     ///
     /// A segment that lacks a part in the middle is given as it is: whether it matters is for its reader to
     /// say, for one that was put together already may be half removed.
@@ -111,31 +169,30 @@ impl Tail {
     /// # Errors
     /// What `segment_of` returns; [`Fault::Damaged`] where a part lies before its segment's first.
     pub fn group(
-        mut parts: Vec<Part>,
-        mut segment_of: impl FnMut(&Part) -> Result<SegmentName, StoreError>,
+        parts: Parts,
+        mut segment_of: impl FnMut(u64, Owner) -> Result<SegmentName, StoreError>,
     ) -> Result<Self, Fault> {
-        parts.retain(|part| part.size > 0);
-        parts.sort_unstable();
-        let named = parts.partition_point(|part| part.owner.is_none());
-        let mut owned: BTreeMap<(u32, u32), Vec<Part>> = BTreeMap::new();
-        for part in parts.split_off(named) {
-            owned.entry(part.owner.unwrap_or_default()).or_default().push(part);
-        }
+        let Parts { mut shared, owned } = parts;
+        shared.retain(|part| part.size > 0);
         let mut segments = Vec::new();
         // From the newest back: a part tells where its segment begins, none where it ends.
-        while let Some(last) = parts.last() {
-            let name = segment_of(last).map_err(Fault::Store)?;
+        while let Some(last) = shared.last() {
+            let name = segment_of(last.seq, None).map_err(Fault::Store)?;
             if name.first_seq > last.seq {
-                let what = format!("'{}' lies before its first record", last.name());
+                let object = layout::part(last.seq, None);
+                let what = format!("'{object}' lies before its first record");
                 return Err(Fault::Damaged(name, what));
             }
-            let first = parts.partition_point(|part| part.seq < name.first_seq);
-            segments.push(Partial { name, parts: parts.split_off(first) });
+            let first = shared.partition_point(|part| part.seq < name.first_seq);
+            segments.push(Partial { name, owned: false, parts: shared.split_off(first) });
+            // No part is in memory twice.
+            shared.shrink_to_fit();
         }
-        for (_, parts) in owned {
+        for (owner, mut parts) in owned {
+            parts.retain(|part| part.size > 0);
             let Some(first) = parts.first() else { continue };
-            let name = segment_of(first).map_err(Fault::Store)?;
-            segments.push(Partial { name, parts });
+            let name = segment_of(first.seq, Some(owner)).map_err(Fault::Store)?;
+            segments.push(Partial { name, owned: true, parts });
         }
         segments.sort_by_key(|partial| {
             let name = partial.name;
@@ -153,17 +210,24 @@ mod tests {
         SegmentName { generation: 1, epoch: first_seq as u32, index: 0, first_seq }
     }
 
-    fn part(seq: u64) -> Part {
-        Part { owner: None, seq, size: 200 }
+    /// As a listing shows them.
+    fn parts(listed: &[(Owner, u64, u64)]) -> Parts {
+        let mut parts = Parts::default();
+        for &(owner, seq, size) in listed {
+            let object = layout::part(seq, owner);
+            assert!(parts.add(object.strip_prefix("tail/").unwrap(), size, 0));
+        }
+        parts.sort();
+        parts
     }
 
     #[test]
     fn parts_are_grouped_by_the_header_of_the_last() {
-        let parts = vec![part(7), part(3), part(4), part(5), part(6), part(8)];
+        let listed = [7, 3, 4, 5, 6, 8].map(|seq| (None, seq, 200));
         let mut asked = Vec::new();
-        let tail = Tail::group(parts, |part| {
-            asked.push(part.seq);
-            Ok(name(if part.seq >= 7 { 7 } else { 3 }))
+        let tail = Tail::group(parts(&listed), |seq, _| {
+            asked.push(seq);
+            Ok(name(if seq >= 7 { 7 } else { 3 }))
         })
         .unwrap();
         assert_eq!(asked, [8, 6]);
@@ -174,35 +238,35 @@ mod tests {
 
     #[test]
     fn what_only_keeps_a_number_is_no_part() {
-        let kept = Part { size: 0, ..part(3) };
-        let tail = Tail::group(vec![kept, part(9)], |_| Ok(name(9))).unwrap();
+        let listed = parts(&[(None, 3, 0), (None, 9, 200)]);
+        let tail = Tail::group(listed, |_, _| Ok(name(9))).unwrap();
         assert_eq!(tail.segments.len(), 1);
-        assert_eq!(tail.segments[0].parts, [part(9)]);
+        assert_eq!(tail.segments[0].parts, [Part { seq: 9, size: 200 }]);
     }
 
     #[test]
     fn parts_of_two_writers_are_told_by_name_where_creates_are_not_exclusive() {
-        let owned = |epoch, seq| Part { owner: Some((epoch, 0)), seq, size: 200 };
-        let parts = vec![owned(2, 5), owned(1, 4), owned(1, 5), owned(2, 6)];
-        let tail = Tail::group(parts, |part| {
-            let epoch = part.owner.unwrap().0;
-            Ok(SegmentName { generation: 1, epoch, index: 0, first_seq: part.seq })
+        let listed = [(2, 5), (1, 4), (1, 5), (2, 6)];
+        let listed = parts(&listed.map(|(epoch, seq)| (Some((epoch, 0)), seq, 200)));
+        assert_eq!(listed.last_seq(), Some(6));
+        let tail = Tail::group(listed, |seq, owner| {
+            let (epoch, index) = owner.unwrap();
+            Ok(SegmentName { generation: 1, epoch, index, first_seq: seq })
         })
         .unwrap();
         let found: Vec<_> =
             tail.segments.iter().map(|p| (p.name.epoch, p.name.first_seq, p.parts.len())).collect();
         assert_eq!(found, [(1, 4, 2), (2, 5, 2)]);
+        assert_eq!(tail.segments[0].objects()[0], "tail/0000000000000004-00000001-00000000.part");
     }
 
     #[test]
-    fn names_parse_back() {
-        for part in [part(0x1234), Part { owner: Some((7, 0)), seq: 9, size: 200 }] {
-            let name = part.name();
-            let file = name.strip_prefix("tail/").unwrap();
-            assert_eq!(Part::parse(file, 200), Some(part));
-        }
+    fn other_objects_are_no_parts() {
+        let mut parts = Parts::default();
         for other in ["", "0.part", "000000000000000g.part", "0000000000000001-1-1.part"] {
-            assert_eq!(Part::parse(other, 1), None, "{other}");
+            assert!(!parts.add(other, 1, 0), "{other}");
         }
+        assert!(!parts.add("0000000000000006.part", 1, 7));
+        assert!(parts.is_empty());
     }
 }

@@ -14,9 +14,18 @@ const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "
 
 /// A program on `PATH` or among the system's daemons; `None`, and a line, where there is none.
 pub fn system(name: &str) -> Option<PathBuf> {
+    or_skip(name, candidates(name))
+}
+
+/// The same without a line: it is not always needed.
+pub fn optional(name: &str) -> Option<PathBuf> {
+    candidates(name).into_iter().find(|path| path.is_file())
+}
+
+fn candidates(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.map(PathBuf::from));
-    or_skip(name, folders.map(|folder| folder.join(name)))
+    folders.map(|folder| folder.join(name)).collect()
 }
 
 /// A program below what `.ci/servers` made; `None`, and a line, where there is none.
@@ -29,7 +38,8 @@ pub fn file(name: &str, path: &str) -> Option<PathBuf> {
     or_skip(name, [PathBuf::from(path)])
 }
 
-fn directory() -> Option<PathBuf> {
+/// Where `.ci/servers` installs what Debian has not got.
+pub fn directory() -> Option<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || {
         let home = || Some(set("HOME")?.join(".cache"));

@@ -4,6 +4,7 @@
 //! `LOCKSTEP_REQUIRE_SERVERS` set it fails.
 //!
 //! - [`rgw`]: S3 as it is meant; [`moto`]: S3 in a second, in memory.
+//! - [`memory`]: as much of S3 as a log needs, in this process, for a million objects.
 //! - [`azurite`]: the blobs of Azure.
 //! - [`nginx`], [`wsgidav`]: WebDAV.
 //! - [`socks`]: a SOCKS5 proxy; [`tls`]: TLS before a server that has none.
@@ -16,6 +17,7 @@ pub mod daemon;
 pub mod faulty;
 pub mod find;
 pub mod http;
+pub mod memory;
 pub mod moto;
 pub mod nginx;
 pub mod rgw;
@@ -27,4 +29,5 @@ pub mod wire;
 pub mod wsgidav;
 
 pub use faulty::{Fault, Proxy};
+pub use memory::{Conditions, Memory};
 pub use server::Server;

@@ -9,13 +9,22 @@ use crate::real::process::is_root;
 
 /// Starts one; `None`, and a line, where it is not installed or the user may not run it.
 pub fn start() -> Option<Server> {
+    start_with("none")
+}
+
+/// The same for one that asks for the name and the password of a user of this machine.
+pub fn start_asking() -> Option<Server> {
+    start_with("username")
+}
+
+fn start_with(method: &str) -> Option<Server> {
     let danted = find::system("danted")?;
     if !is_root() {
         say("skipped: danted needs root");
         return None;
     }
     let (directory, port) = (Directory::new(), free_port());
-    let config = directory.write("danted.conf", &configuration(port));
+    let config = directory.write("danted.conf", &configuration(port, method));
     let mut command = Command::new(danted);
     command.arg("-f").arg(config).arg("-p").arg(directory.path.join("danted.pid"));
     let mut server = Server::start_any(command, directory, port);
@@ -23,12 +32,12 @@ pub fn start() -> Option<Server> {
     Some(server)
 }
 
-fn configuration(port: u16) -> String {
+fn configuration(port: u16, method: &str) -> String {
     format!(
         "logoutput: stdout
 internal: 127.0.0.1 port = {port}
 external: lo
-socksmethod: none
+socksmethod: {method}
 clientmethod: none
 user.privileged: root
 user.unprivileged: nobody

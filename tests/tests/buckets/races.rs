@@ -2,6 +2,7 @@
 //! newer one has opened the log, and whatever was acknowledged is read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,36 +20,64 @@ use lockstep_proto::store::{BucketStore, FileStore, Options, Store};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 use lockstep_tests::backed::ci_or_long;
-use lockstep_tests::servers::moto;
+use lockstep_tests::servers::{Server, moto, rgw};
 use lockstep_tests::testdir::TestDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Logs that are raced for at once.
 const LOGS: u64 = 4;
 /// How often all of the log is read.
-const READ_EVERY: usize = 20;
+pub const READ_EVERY: usize = 20;
 
 /// Where the log is, as writers that take turns and a reader have it open.
-type Places = [Arc<dyn Store>; 3];
+pub type Places = [Arc<dyn Store>; 3];
 const READER: usize = 2;
 
+/// A place for logs, by its URL and what reaches it.
+pub struct Site {
+    pub url: String,
+    pub env: Vec<(String, String)>,
+}
+
+impl Site {
+    pub fn on(server: &Server) -> Self {
+        Self { url: server.prefix("race"), env: server.env.clone() }
+    }
+
+    pub fn folder(dir: &TestDir) -> Self {
+        Self { url: dir.file_url("store"), env: Vec::new() }
+    }
+
+    pub fn open(&self) -> Arc<dyn Store> {
+        if let Some(path) = self.url.strip_prefix("file://") {
+            return Arc::new(FileStore::create_root(Path::new(path)).unwrap());
+        }
+        let options = Options::from_vars(self.env.clone());
+        Arc::new(BucketStore::connect(&self.url.parse().unwrap(), &options, PATIENCE).unwrap())
+    }
+
+    pub fn open_all(&self) -> Places {
+        [self.open(), self.open(), self.open()]
+    }
+}
+
 /// A log and what was acknowledged in it: seq → epoch and version.
-struct Log {
+pub struct Log {
     places: Places,
-    keys: KeyRing,
+    pub keys: KeyRing,
     acknowledged: BTreeMap<u64, (u32, u32)>,
 }
 
 /// What a writer was told.
 #[derive(Default)]
-struct Told {
-    acknowledged: Vec<(u64, u32)>,
+pub struct Told {
+    pub acknowledged: Vec<(u64, u32)>,
     /// Of those, how many calls were made when the newer writer was there.
-    too_late: usize,
+    pub too_late: usize,
 }
 
 impl Log {
-    fn new(places: Places) -> (Self, Writer) {
+    pub fn new(places: Places) -> (Self, Writer) {
         let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
         let log = Self { places, keys, acknowledged: BTreeMap::new() };
         let place = log.places[1].clone();
@@ -57,12 +86,12 @@ impl Log {
         (log, writer)
     }
 
-    fn open(&self, place: usize) -> Writer {
+    pub fn open(&self, place: usize) -> Writer {
         Writer::open(self.places[place].clone(), self.keys.clone(), claimant(), 1).unwrap()
     }
 
     #[track_caller]
-    fn note(&mut self, epoch: u32, told: &Told) {
+    pub fn note(&mut self, epoch: u32, told: &Told) {
         assert_eq!(told.too_late, 0, "epoch {epoch} was acknowledged after the next had opened");
         for &(seq, version) in &told.acknowledged {
             let earlier = self.acknowledged.insert(seq, (epoch, version));
@@ -72,7 +101,7 @@ impl Log {
 
     /// All that was acknowledged is in the log, and no version is missing or there twice.
     #[track_caller]
-    fn check(&self) {
+    pub fn check(&self) {
         let store = &self.places[READER];
         let plan = Plan::newest(&**store, &self.keys).unwrap();
         let mut logged = BTreeMap::new();
@@ -92,17 +121,22 @@ impl Log {
     }
 }
 
-fn claimant() -> Claimant {
+pub fn claimant() -> Claimant {
     Claimant::this_process("test", "node", "directory", 1).unwrap()
 }
 
-fn append(writer: &mut Writer, version: u32) -> Result<u64, Error> {
+pub fn append(writer: &mut Writer, version: u32) -> Result<u64, Error> {
     let writes = [format!("INSERT INTO t VALUES ({version}, {})", writer.epoch())];
     let call = Call { data_version: DataVersion(version), transaction: true, writes: &writes };
     match writer.append(&call, 1)? {
         Outcome::Acknowledged { position, .. } => Ok(position.seq),
         Outcome::Gap => panic!("version {version} leaves a gap"),
     }
+}
+
+/// What follows all that the log holds.
+pub fn next_version(writer: &Writer) -> u32 {
+    writer.session().newest().data_version.unwrap_or_default().0 + 1
 }
 
 /// Appends until it is told that it must not.
@@ -156,7 +190,7 @@ fn race(places: Places, seed: u64, rounds: usize) {
             // database.
             let restored = round % 2 == 0;
             let first = restored.then(|| {
-                let version = newer.session().newest().data_version.unwrap_or_default().0 + 1;
+                let version = next_version(&newer);
                 (append(&mut newer, version).unwrap(), version)
             });
             let told = appending.join().unwrap();
@@ -181,25 +215,31 @@ fn race(places: Places, seed: u64, rounds: usize) {
 #[test]
 fn two_writers_race_in_a_folder() {
     let dir = TestDir::new();
-    let path = dir.path("store");
-    let open = || -> Arc<dyn Store> { Arc::new(FileStore::create_root(&path).unwrap()) };
-    race([open(), open(), open()], 1, ci_or_long(100, 1000));
+    race(Site::folder(&dir).open_all(), 1, ci_or_long(100, 1000));
+}
+
+/// Races for several logs at once, since most of the time somebody waits.
+pub fn races_on(server: &Server, rounds: usize, race: impl Fn(&Site, u64, usize) + Sync) {
+    thread::scope(|scope| {
+        for seed in 0..LOGS {
+            let race = &race;
+            scope.spawn(move || race(&Site::on(server), seed, rounds / LOGS as usize));
+        }
+    });
 }
 
 #[test]
 fn two_writers_race_on_moto() {
     let Some(server) = moto::shared() else { return };
-    // Several at once, since most of the time somebody waits.
-    thread::scope(|scope| {
-        for seed in 0..LOGS {
-            scope.spawn(move || {
-                let url = server.prefix("race").parse().unwrap();
-                let options = Options::from_vars(server.env.clone());
-                let open = || -> Arc<dyn Store> {
-                    Arc::new(BucketStore::connect(&url, &options, PATIENCE).unwrap())
-                };
-                race([open(), open(), open()], seed, ci_or_long(100, 1000) / LOGS as usize);
-            });
-        }
+    races_on(server, ci_or_long(100, 1000), |site, seed, rounds| {
+        race(site.open_all(), seed, rounds);
+    });
+}
+
+#[test]
+fn two_writers_race_on_ceph() {
+    let Some(server) = rgw::shared() else { return };
+    races_on(server, ci_or_long(40, 1000), |site, seed, rounds| {
+        race(site.open_all(), seed, rounds);
     });
 }

@@ -14,7 +14,7 @@ use crate::store::parts::{Part, Partial};
 use crate::store::{Append, StoreError, StoreErrorKind};
 
 /// Records after which a segment should end: whoever opens the log reads as many objects.
-const PARTS_MAX: usize = 1024;
+pub(super) const PARTS_MAX: usize = 1024;
 /// A newer claim is looked for beside an append, this often: the number of a record is what fences a writer,
 /// but one that never looked could keep its successor from ever getting hold of a number.
 const LOOK: Duration = Duration::from_millis(200);
@@ -50,17 +50,15 @@ impl PartAppend {
         }
     }
 
-    fn next_part(&self) -> Part {
-        let owner = (!self.exclusive).then_some((self.segment.epoch, self.segment.index));
-        let seq = self.segment.first_seq + self.parts.len() as u64;
-        Part { owner, seq, size: 0 }
+    fn next_seq(&self) -> u64 {
+        self.segment.first_seq + self.parts.len() as u64
     }
 }
 
 impl Append for PartAppend {
     fn append(&mut self, frame: &[u8]) -> Result<(), StoreError> {
-        let part = self.next_part();
-        let name = part.name();
+        let seq = self.next_seq();
+        let name = layout::part(seq, (!self.exclusive).then_some(self.segment.age()));
         let bytes = Bytes::from([&self.header, frame].concat());
         let size = bytes.len() as u64;
         let look = self.exclusive && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
@@ -81,12 +79,13 @@ impl Append for PartAppend {
         if look {
             self.looked = Some(Instant::now());
         }
-        self.parts.push(Part { size, ..part });
+        self.parts.push(Part { seq, size });
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), StoreError> {
-        let partial = Partial { name: self.segment, parts: std::mem::take(&mut self.parts) };
+        let parts = std::mem::take(&mut self.parts);
+        let partial = Partial { name: self.segment, owned: !self.exclusive, parts };
         let client = self.client.clone();
         let (exclusive, keep_first) = (self.exclusive, self.first_of_epoch);
         start(async move {

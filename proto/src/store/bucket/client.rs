@@ -1,6 +1,6 @@
 //! Requests, as this store makes them.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::connect::Connection;
 use super::remote_error::{broke_off, explain, io_error};
 use crate::layout;
 use crate::seal::HEADER_LEN;
-use crate::store::parts::{Part, Partial};
+use crate::store::parts::{Part, Partial, Parts};
 use crate::store::{Entry, StoreError, StoreErrorKind};
 
 /// Requests that are under way at once where many objects are read or removed.
@@ -232,46 +232,101 @@ impl Client {
             return Ok(entries);
         }
         let prefix = self.path(folder);
-        for object in self.list_below(&prefix).await? {
-            let Some(parts) = object.location.prefix_match(&prefix) else { continue };
-            let name: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
-            entries.push(Entry { name: name.join("/"), size: object.size, folder: false });
-        }
+        self.list_below(&prefix, None, &mut |object| {
+            if let Some(parts) = object.location.prefix_match(&prefix) {
+                let name: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
+                entries.push(Entry { name: name.join("/"), size: object.size, folder: false });
+            }
+            ControlFlow::Continue(())
+        })
+        .await?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.dedup_by(|a, b| a.name == b.name);
         Ok(entries)
     }
 
-    async fn list_below(&self, prefix: &Path) -> Result<Vec<ObjectMeta>> {
-        whole(|| self.store().list(Some(prefix)).try_collect()).await.map_err(explain)
+    /// Lists what is below `prefix`, or of that what comes `after` a name, until told to stop; false where it was. What
+    /// breaks off begins again: an object may be shown twice.
+    async fn list_below(
+        &self,
+        prefix: &Path,
+        after: Option<Path>,
+        each: &mut (dyn FnMut(ObjectMeta) -> ControlFlow<()> + Send),
+    ) -> Result<bool> {
+        for attempt in 0.. {
+            let mut listing = match &after {
+                None => self.store().list(Some(prefix)),
+                Some(after) => self.store().list_with_offset(Some(prefix), after),
+            };
+            let error = loop {
+                match listing.next().await {
+                    None => return Ok(true),
+                    Some(Err(error)) => break error,
+                    Some(Ok(object)) => {
+                        if each(object).is_break() {
+                            return Ok(false);
+                        }
+                    }
+                }
+            };
+            if !broke_off(&error) || attempt == TRIES {
+                return Err(explain(error));
+            }
+            tokio::time::sleep(pause(attempt)).await;
+        }
+        Ok(true)
     }
 
-    /// All parts. A listing may lag behind: whether the newest is the newest is asked for by name.
+    /// The parts from record `from` on, in order: all of them, or `most`. With them, whether that is all. A listing may
+    /// lag behind: whether the newest is the newest is asked for by name.
     ///
     /// # Errors
     /// Where the place cannot be listed.
-    pub async fn list_tail(&self) -> Result<Vec<Part>> {
-        let mut parts = Vec::new();
+    pub async fn list_tail(&self, from: u64, most: usize) -> Result<(Parts, bool)> {
+        let mut parts = Parts::default();
+        let mut all = true;
         if self.connection.flat {
-            for object in self.list_below(&self.path(layout::TAIL)).await? {
+            let after = (from > 0).then(|| self.path(&layout::before_part(from)));
+            // Where a place does not list in order nothing is known before its listing ends.
+            let (mut count, mut last, mut in_order) = (0, String::new(), true);
+            let mut add = |object: ObjectMeta| {
                 let file = object.location.filename().unwrap_or_default();
-                parts.extend(Part::parse(file, object.size));
-            }
-        } else {
-            let entries = self.list(layout::TAIL).await?;
-            parts.extend(entries.iter().filter_map(|entry| Part::parse(&entry.name, entry.size)));
-        }
-        let newest = parts.iter().filter(|part| part.owner.is_none()).map(|part| part.seq).max();
-        let mut next = newest.map(|seq| Part { owner: None, seq: seq + 1, size: 0 });
-        while let Some(part) = next.take() {
-            match self.store().head(&self.path(&part.name())).await.map_err(explain) {
-                Ok(found) => {
-                    parts.push(Part { size: found.size, ..part });
-                    next = Some(Part { seq: part.seq + 1, ..part });
+                in_order &= last.as_str() < file;
+                file.clone_into(&mut last);
+                // Not every place starts where it is asked to.
+                count += usize::from(parts.add(file, object.size, from));
+                if in_order && count >= most {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
-                Err(StoreErrorKind::NotFound) => {}
-                Err(error) => return Err(error),
+            };
+            all = self.list_below(&self.path(layout::TAIL), after, &mut add).await?;
+        } else {
+            for entry in self.list(layout::TAIL).await? {
+                parts.add(&entry.name, entry.size, from);
             }
         }
-        Ok(parts)
+        parts.sort();
+        if all {
+            self.look_behind(&mut parts).await?;
+        }
+        Ok((parts, all))
+    }
+
+    /// Asks by name for what follows the newest parts, as long as there is something.
+    async fn look_behind(&self, parts: &mut Parts) -> Result<()> {
+        for (owner, newest) in parts.newest() {
+            for seq in newest + 1.. {
+                let name = layout::part(seq, owner);
+                match self.store().head(&self.path(&name)).await.map_err(explain) {
+                    Ok(found) => parts.push(owner, Part { seq, size: found.size }),
+                    Err(StoreErrorKind::NotFound) => break,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Puts the parts of a segment together.
@@ -280,8 +335,7 @@ impl Client {
     /// [`StoreErrorKind::Damaged`] where one is missing, or belongs to another segment.
     pub async fn join(&self, partial: &Partial) -> Result<Vec<u8>> {
         partial.check_gapless().map_err(StoreErrorKind::Damaged)?;
-        let names: Vec<_> = partial.parts.iter().map(Part::name).collect();
-        let mut pieces = stream::iter(names)
+        let mut pieces = stream::iter(partial.objects())
             .map(|name| async move { self.read(&name).await.map(|bytes| (name, bytes)) })
             .buffered(PARALLEL);
         let mut whole: Vec<u8> = Vec::new();
@@ -319,13 +373,12 @@ impl Client {
     /// # Errors
     /// Where the server refuses.
     pub async fn remove_parts(&self, partial: &Partial, keep_first: bool) -> Result<()> {
-        let mut parts = partial.parts.iter();
-        if keep_first && let Some(first) = parts.as_slice().first() {
-            parts.next();
-            self.put(&first.name(), Bytes::new(), PutMode::Overwrite).await.map_err(explain)?;
+        let mut objects = partial.objects();
+        if keep_first && !objects.is_empty() {
+            let first = objects.remove(0);
+            self.put(&first, Bytes::new(), PutMode::Overwrite).await.map_err(explain)?;
         }
-        let names: Vec<_> = parts.map(Part::name).collect();
-        stream::iter(names)
+        stream::iter(objects)
             .map(|name| async move { self.remove(&name).await })
             .buffer_unordered(PARALLEL)
             .try_for_each(|()| async { Ok(()) })

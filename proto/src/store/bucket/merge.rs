@@ -73,7 +73,8 @@ mod tests {
     fn the_newest_stays_in_parts_and_the_first_of_an_epoch_leaves_its_number_taken() {
         let partial = |epoch, index, first_seq| Partial {
             name: SegmentName { generation: 1, epoch, index, first_seq },
-            parts: vec![Part { owner: None, seq: first_seq, size: 200 }],
+            owned: false,
+            parts: vec![Part { seq: first_seq, size: 200 }],
         };
         let merged = BTreeSet::from([partial(1, 0, 1).name]);
         let segments = vec![partial(1, 1, 9), partial(2, 0, 20), partial(2, 1, 30)];

@@ -29,6 +29,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 pub use connect::Options;
@@ -38,13 +39,13 @@ use self::append::PartAppend;
 use self::client::Client;
 use self::runtime::wait;
 use self::upload::Upload;
-use super::parts::{Fault, Part, Partial, Tail};
+use super::parts::{Fault, Owner, Part, Partial, Parts, Tail};
 use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 use crate::layout::{self, SegmentName};
 use crate::seal::{HEADER_LEN, Header};
 
 /// Segment headers that are remembered, by the number of a part: listings look for them again and again.
-const HEADERS_KEPT: usize = 4096;
+const HEADERS_KEPT: usize = 1 << 16;
 /// Times that parts are listed again where they changed before their headers were read.
 const TAIL_TRIES: usize = 20;
 
@@ -87,43 +88,50 @@ impl BucketStore {
     ///
     /// Parts are listed first: a segment that is put together meanwhile is then seen in both, never in neither.
     fn tail(&self) -> Result<(Tail, Vec<Entry>), StoreError> {
-        let mut parts = self.list_parts()?;
+        let Listed { tail, .. } = self.tail_from(0, usize::MAX)?;
+        Ok((tail, self.list_tree(layout::LOG)?))
+    }
+
+    /// The parts from record `from` on, by segment: all of them, or `most`.
+    fn tail_from(&self, from: u64, most: usize) -> Result<Listed, StoreError> {
+        let mut before = None;
         for _ in 0..TAIL_TRIES {
-            let grouped = Tail::group(parts.clone(), |part| self.segment_of(part));
-            let fault = match grouped {
-                Ok(tail) => return Ok((tail, self.list_tree(layout::LOG)?)),
-                Err(fault) => fault,
+            let (parts, all) = self.list_parts(from, most)?;
+            self.learn_headers(&parts);
+            let last_seq = parts.last_seq();
+            let grouped = Tail::group(parts, |seq, owner| self.segment_of(seq, owner));
+            let error = match grouped {
+                Ok(tail) => return Ok(Listed { tail, last_seq, all }),
+                Err(Fault::Store(error)) => error,
+                Err(Fault::Damaged(name, what)) => {
+                    self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
+                }
             };
-            let now = self.list_parts()?;
-            if now == parts {
-                return Err(match fault {
-                    Fault::Store(error) => error,
-                    Fault::Damaged(name, what) => {
-                        self.client.error("list", &name.to_string(), StoreErrorKind::Damaged(what))
-                    }
-                });
+            let said = error.to_string();
+            if before.as_ref() == Some(&said) {
+                return Err(error);
             }
             // A part was removed before its header was read: its segment is put together.
-            parts = now;
+            before = Some(said);
         }
         let message = "its parts change faster than they are listed".to_owned();
         let hint = "try again once less is going on.";
         Err(self.client.error("list", layout::TAIL, StoreErrorKind::Remote { message, hint }))
     }
 
-    fn list_parts(&self) -> Result<Vec<Part>, StoreError> {
+    fn list_parts(&self, from: u64, most: usize) -> Result<(Parts, bool), StoreError> {
         let client = self.client.clone();
-        wait(&self.client, "list", layout::TAIL, async move { client.list_tail().await })
+        wait(&self.client, "list", layout::TAIL, async move { client.list_tail(from, most).await })
     }
 
     /// The segment that a part belongs to, by its header.
-    fn segment_of(&self, part: &Part) -> Result<SegmentName, StoreError> {
-        let known = |headers: &HashMap<u64, SegmentName>| headers.get(&part.seq).copied();
+    fn segment_of(&self, seq: u64, owner: Owner) -> Result<SegmentName, StoreError> {
+        let known = |headers: &HashMap<u64, SegmentName>| headers.get(&seq).copied();
         let lock = || self.headers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(name) = known(&lock()).filter(|_| part.owner.is_none()) {
+        if let Some(name) = known(&lock()).filter(|_| owner.is_none()) {
             return Ok(name);
         }
-        let object = part.name();
+        let object = layout::part(seq, owner);
         let client = self.client.clone();
         let path = object.clone();
         let bytes = wait(&self.client, "read", &object, async move {
@@ -133,12 +141,12 @@ impl BucketStore {
             self.client.error("read", &object, StoreErrorKind::Damaged(error.to_string()))
         })?;
         let name = SegmentName::of(&header);
-        if part.owner.is_none() {
+        if owner.is_none() {
             let mut headers = lock();
             if headers.len() >= HEADERS_KEPT {
                 headers.clear();
             }
-            headers.insert(part.seq, name);
+            headers.insert(seq, name);
         }
         Ok(name)
     }
@@ -149,9 +157,43 @@ impl BucketStore {
         Ok(tail.unmerged(&names(&log)))
     }
 
-    /// The segment of that name, where it is in parts.
+    /// Whatever is there of the parts of a segment. No others are listed than those near it.
     fn partial(&self, name: SegmentName) -> Result<Option<Partial>, StoreError> {
-        Ok(self.partials()?.into_iter().find(|partial| partial.name == name))
+        let mut most = 2 * append::PARTS_MAX;
+        loop {
+            let Listed { tail, last_seq, all } = self.tail_from(name.first_seq, most)?;
+            let found = tail.segments.into_iter().find(|partial| partial.name == name);
+            // A part that is two further is another segment's, and so are all behind it.
+            let its_last = found.as_ref().and_then(|partial| partial.parts.last());
+            let ends = its_last.is_none_or(|its| last_seq > Some(its.seq + 1));
+            if all || ends {
+                return Ok(found);
+            }
+            most *= 2;
+        }
+    }
+
+    /// Reads the headers that many segments need, several at once.
+    fn learn_headers(&self, parts: &Parts) {
+        let parts = parts.shared();
+        if parts.len() > 2 * append::PARTS_MAX {
+            thread::scope(|scope| {
+                for chunk in parts.chunks(parts.len().div_ceil(client::PARALLEL)) {
+                    scope.spawn(|| self.learn_headers_of(chunk));
+                }
+            });
+        }
+    }
+
+    fn learn_headers_of(&self, mut parts: &[Part]) {
+        while let Some((last, before)) = parts.split_last() {
+            parts = before;
+            if last.size > 0 {
+                // What cannot be read now is asked for again.
+                let Ok(name) = self.segment_of(last.seq, None) else { return };
+                parts = &parts[..parts.partition_point(|part| part.seq < name.first_seq)];
+            }
+        }
     }
 
     /// All objects below `folder`, segments in parts not among them.
@@ -159,6 +201,15 @@ impl BucketStore {
         let (client, path) = (self.client.clone(), folder.to_owned());
         wait(&self.client, "list", folder, async move { client.list_tree(&path).await })
     }
+}
+
+/// Segments in parts.
+struct Listed {
+    tail: Tail,
+    /// The highest record that was listed.
+    last_seq: Option<u64>,
+    /// Nothing is behind them.
+    all: bool,
 }
 
 /// The segments among what is below `log/`.
@@ -291,9 +342,7 @@ impl Store for BucketStore {
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         // Also where it is put together already: a merge may have been interrupted before it removed them.
         let parts = match SegmentName::parse_object(name) {
-            Some(segment) => {
-                self.tail()?.0.segments.into_iter().find(|partial| partial.name == segment)
-            }
+            Some(segment) => self.partial(segment)?,
             None => None,
         };
         let (client, path) = (self.client.clone(), name.to_owned());

@@ -9,8 +9,17 @@ use crate::store::StoreErrorKind;
 /// Longest message that is passed on, in characters: servers answer with whole pages.
 const LONGEST: usize = 300;
 
+const PROXY: &str = "check the proxy, and what 'proxy_url' or LOCKSTEP_DESTINATION_PROXY_URL says of it; \
+                     nothing was sent past it.";
+
 /// Words in a server's answer, what they mean, and what to do. The first that is found wins.
-const KNOWN: [(&[&str], &str, &str); 9] = [
+const KNOWN: [(&[&str], &str, &str); 11] = [
+    (
+        &["SOCKS error: credentials not accepted", "SOCKS error: server does not support"],
+        "the proxy wants another name and password",
+        PROXY,
+    ),
+    (&["error connecting to socks proxy"], "the proxy does not connect", PROXY),
     (
         &["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"],
         "there is no such bucket",
