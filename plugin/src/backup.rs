@@ -27,6 +27,7 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
+use crate::heartbeat::Heart;
 use crate::places::Places;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
@@ -59,6 +60,7 @@ pub struct Backup {
     compactor: Compactor,
     /// Until it is started.
     compaction: Option<(Compaction, Policy)>,
+    heartbeat_interval: Duration,
     output: Arc<Output>,
 }
 
@@ -120,6 +122,7 @@ impl Backup {
             wallet,
             places,
             stall_timeout: lock.stall_timeout(),
+            heartbeat_interval: lock.heartbeat_interval(),
             store_id: lock.store_id,
             id: lock.directory,
             store,
@@ -408,7 +411,7 @@ impl Backup {
         self.status.lock().log.state = state;
     }
 
-    /// A call was answered: from the first one on there may be compactions.
+    /// A call was answered: from the first one on there may be compactions, and heartbeats.
     pub fn answered(&mut self) {
         let Some((settings, retention)) = self.compaction.take() else { return };
         let setup = Setup {
@@ -423,6 +426,22 @@ impl Backup {
             let line = format!("no compaction: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }
+        self.start_heartbeats();
+    }
+
+    fn start_heartbeats(&self) {
+        let Some(writer) = &self.writer else { return };
+        let heart = Heart {
+            keys: self.keys.clone(),
+            by: writer.claimant().clone(),
+            interval: self.heartbeat_interval,
+            status: self.status.clone(),
+            output: self.output.clone(),
+        };
+        if let Err(error) = heart.start(self.places.named()) {
+            let line = format!("no heartbeats: failed to start a thread: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
     }
 
     fn note_append(&self, data_version: DataVersion, took: Duration) {
@@ -433,6 +452,7 @@ impl Backup {
         let mut status = self.status.lock();
         status.batches += 1;
         status.last_append = Some(now());
+        status.appended_at = Some(Instant::now());
         status.last_append_us = took_us;
         status.longest_append_us = status.longest_append_us.max(took_us);
         if status.log.state == State::Stalled {
@@ -447,6 +467,7 @@ impl Backup {
 
     /// Ends the log in order.
     pub fn close(&mut self) {
+        self.status.lock().closed = true;
         if let Some(writer) = &mut self.writer {
             writer.close(now());
         }

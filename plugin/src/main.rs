@@ -13,11 +13,13 @@
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
+//! | [`heartbeat`] | a quiet node says that it is alive |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
 
 mod backup;
 mod compactor;
+mod heartbeat;
 mod hook;
 mod node;
 mod places;

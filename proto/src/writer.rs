@@ -221,6 +221,11 @@ impl Writer {
         &self.session
     }
 
+    /// Who writes.
+    pub fn claimant(&self) -> &Claimant {
+        &self.claimant
+    }
+
     /// The store that is written to.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
@@ -249,7 +254,7 @@ impl Writer {
     pub fn next_generation(&mut self, now: TimeMs) -> Result<u32> {
         fence::check(&*self.store, &self.keys, self.epoch)?;
         if self.generation == self.epoch {
-            self.close_segment(CloseReason::Shutdown, now);
+            self.close_segment(CloseReason::Full, now);
             self.claimant = self.claimant.renewed(now)?;
             let next = fence::claim(&*self.store, &self.keys, &self.claimant)?;
             if next != self.epoch + 1 {
@@ -272,7 +277,7 @@ impl Writer {
         now: TimeMs,
     ) -> Result<()> {
         let generation = self.next_generation(now)?;
-        self.close_segment(CloseReason::Shutdown, now);
+        self.close_segment(CloseReason::Full, now);
         let before = (self.generation, self.session);
         self.generation = generation;
         self.session = Session::new(Head { data_version, batch_seq: None, in_doubt: false });

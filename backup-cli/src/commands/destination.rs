@@ -27,8 +27,15 @@ use crate::output::{Output, bytes};
 use crate::place::{Places, destination, lock_of};
 
 /// Folders of a store.
-const FOLDERS: [&str; 6] =
-    [layout::KEYS, layout::EPOCHS, layout::LOG, layout::SNAPSHOTS, layout::HOLDS, layout::TAIL];
+const FOLDERS: [&str; 7] = [
+    layout::KEYS,
+    layout::EPOCHS,
+    layout::LOG,
+    layout::SNAPSHOTS,
+    layout::HOLDS,
+    layout::HEARTBEATS,
+    layout::TAIL,
+];
 
 #[derive(Serialize)]
 struct Report {

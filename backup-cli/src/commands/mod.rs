@@ -8,6 +8,7 @@ mod heal;
 pub mod import;
 pub mod init;
 pub mod key;
+mod last_writer;
 pub mod list;
 mod naming;
 pub mod prune;

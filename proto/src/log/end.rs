@@ -3,7 +3,7 @@
 use super::{LoadedSegment, Position, all_segments, decode_record};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
-use crate::record::{Destinations, Head, Record, TimeMs};
+use crate::record::{CloseReason, Destinations, Head, Record, TimeMs};
 use crate::seal::{KeyRing, Tail};
 use crate::session::Session;
 use crate::store::Store;
@@ -32,6 +32,8 @@ pub struct LogEnd {
     pub host: String,
     /// All places of the log, where there are several.
     pub destinations: Destinations,
+    /// Its writer has said that it ends.
+    pub closed: bool,
 }
 
 impl LogEnd {
@@ -95,7 +97,7 @@ impl LogEnd {
     fn of_segment(segment: &LoadedSegment, keys: &KeyRing) -> Result<Option<Self>> {
         let mut records = segment.records(keys)?;
         let mut plain = Vec::new();
-        let mut end = None;
+        let (mut end, mut closed) = (None, false);
         while let Some(seq) = records.next(&mut plain)? {
             let record = decode_record(segment.name, seq, &plain)?;
             let (mut session, mut time, open) = match (end.take(), &record) {
@@ -106,6 +108,7 @@ impl LogEnd {
                 }
                 (Some((session, time, open, _)), _) => (session, time, open),
             };
+            closed = false;
             match &record {
                 Record::Open(_) => {}
                 Record::Batch(batch) => {
@@ -116,7 +119,9 @@ impl LogEnd {
                     session.rewound();
                     time = time.max(rewind.time);
                 }
-                Record::Close(close) => time = close.time,
+                Record::Close(close) => {
+                    (time, closed) = (close.time, close.reason == CloseReason::Shutdown);
+                }
             }
             end = Some((session, time, open, seq));
         }
@@ -131,6 +136,7 @@ impl LogEnd {
             directory: open.directory,
             host: open.host,
             destinations: open.destinations,
+            closed,
         }))
     }
 }

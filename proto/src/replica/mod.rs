@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 pub use distance::{Distance, Seen};
 pub use heal::{Fault, Heal, small_faults};
 pub use mirror::{Mirror, Mirrored};
-pub use open::leading;
+pub use open::{ask_each, leading};
 pub use policy::{Mode, Policy};
 pub use shared::{Report, Standing};
 pub use worker::Observer;
@@ -58,7 +58,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A place that has not taken a record for so long is said to be behind, and opened anew.
 const NOTICED: Duration = Duration::from_secs(5);
 /// Whether the places answer is known after this: lightningd does not wait for a plugin longer than a minute.
-const OPENING: Duration = Duration::from_secs(20);
+pub const OPENING: Duration = Duration::from_secs(20);
 
 /// Several places as one store.
 pub struct Replicas {

@@ -3,6 +3,7 @@
 mod bucket;
 mod change;
 mod healing;
+mod hung;
 mod keys;
 mod several;
 mod two;
