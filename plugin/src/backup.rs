@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, destination_options, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, destination_options, read_key_file,
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
@@ -29,6 +29,7 @@ use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
 use crate::heartbeat::Heart;
 use crate::places::Places;
+use crate::reload::Reloading;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
@@ -42,17 +43,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The log that this node's transactions go to.
 pub struct Backup {
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     wallet: PathBuf,
-    places: Places,
+    pub(crate) places: Places,
     stall_timeout: Duration,
-    store_id: StoreId,
+    pub(crate) store_id: StoreId,
     /// This directory, to which the log must belong.
-    id: String,
-    store: Arc<dyn Store>,
-    keys: KeyRing,
+    pub(crate) id: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: KeyRing,
     /// Claimed with the first call: only then does lightningd run for certain, and not `lightningd --help`.
-    writer: Option<Writer>,
+    pub(crate) writer: Option<Writer>,
     /// The database holds what the log does not: a generation must begin.
     gap: bool,
     copy: Option<EarlyCopy>,
@@ -61,7 +62,8 @@ pub struct Backup {
     /// Until it is started.
     compaction: Option<(Compaction, Policy)>,
     heartbeat_interval: Duration,
-    output: Arc<Output>,
+    pub(crate) reloading: Reloading,
+    pub(crate) output: Arc<Output>,
 }
 
 /// A copy that a thread makes from the start on.
@@ -123,6 +125,7 @@ impl Backup {
             places,
             stall_timeout: lock.stall_timeout(),
             heartbeat_interval: lock.heartbeat_interval(),
+            reloading: Reloading::new(lock.quorum),
             store_id: lock.store_id,
             id: lock.directory,
             store,
@@ -315,6 +318,7 @@ impl Backup {
             self.note_fencing()?;
             self.writer = Some(writer);
         }
+        self.let_them_count();
         if self.gap {
             self.close_gap(call.data_version, watchdog)?;
         }
@@ -336,7 +340,8 @@ impl Backup {
     /// Notes how well the place keeps a second writer out, and says so where that is not what it was.
     fn note_fencing(&self) -> Result<()> {
         let fencing = self.store.fencing()?;
-        let counting = self.places.named().iter().filter(|of| of.mode.is_sync());
+        let named = self.places.named();
+        let counting = named.iter().filter(|of| of.mode.is_sync());
         let was_real = counting.map(|of| of.fencing).all(|of| of == Some(Fencing::Real));
         if fencing == Fencing::Advisory && was_real {
             let line = format!(
@@ -426,10 +431,10 @@ impl Backup {
             let line = format!("no compaction: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }
-        self.start_heartbeats();
+        self.start_heartbeats(&self.places.named());
     }
 
-    fn start_heartbeats(&self) {
+    pub(crate) fn start_heartbeats(&self, places: &[NamedDestination]) {
         let Some(writer) = &self.writer else { return };
         let heart = Heart {
             keys: self.keys.clone(),
@@ -438,7 +443,7 @@ impl Backup {
             status: self.status.clone(),
             output: self.output.clone(),
         };
-        if let Err(error) = heart.start(self.places.named()) {
+        if let Err(error) = heart.start(places) {
             let line = format!("no heartbeats: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }

@@ -15,6 +15,7 @@ use lockstep_proto::heartbeat::Heartbeat;
 use lockstep_proto::seal::KeyRing;
 
 use crate::backup::now;
+use crate::places::Places;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};
 
@@ -37,7 +38,7 @@ pub struct Heart {
 }
 
 impl Heart {
-    /// Starts the threads; they end with the log, or with the process.
+    /// Starts the threads; each ends with the log, or when its place is not written to any more.
     ///
     /// # Errors
     /// Where there can be no thread: a restore elsewhere then finds the node silent.
@@ -56,7 +57,8 @@ impl Heart {
             thread::sleep(LOOK);
             let (epoch, appended) = {
                 let status = self.status.lock();
-                if status.closed {
+                let written = |places: &Places| places.named().iter().any(|of| of.url == place.url);
+                if status.closed || !status.places.as_ref().is_some_and(written) {
                     return;
                 }
                 (status.log.epoch, status.appended_at)

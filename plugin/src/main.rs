@@ -10,6 +10,7 @@
 //! | [`hook`] | one `db_write`: from JSON to an answer |
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
 //! | [`places`] | the destinations of the log |
+//! | [`reload`] | other destinations while the node runs |
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
@@ -23,6 +24,7 @@ mod heartbeat;
 mod hook;
 mod node;
 mod places;
+mod reload;
 mod shutdown;
 mod stall;
 mod status;
@@ -37,7 +39,7 @@ use anyhow::Context;
 use serde_json::value::RawValue;
 
 use crate::backup::Backup;
-use crate::hook::{Hook, Refusal};
+use crate::hook::{Hook, Refusal, refusal};
 use crate::node::NodeSide;
 use crate::stall::Watchdog;
 use crate::status::SharedStatus;
@@ -125,6 +127,8 @@ fn run(output: &Arc<Output>) -> anyhow::Result<()> {
                 }
                 node.forward(bytes);
             }
+            // Between two calls of the hook, therefore here.
+            ("backup-reload", Some(id)) => gate.reload(id.get(), output),
             ("shutdown", None) => {
                 quiet_ms = Some(QUIET_AFTER_SHUTDOWN_MS);
                 output.log(Level::Debug, "shutdown: waiting for the last writes");
@@ -166,6 +170,20 @@ impl Gate {
                 self.refuse("db_write came before getmanifest".into(), output);
                 self.answer(id, None, output);
             }
+        }
+    }
+
+    /// Takes the destinations of `backup.lock` for the log.
+    fn reload(&mut self, id: &str, output: &Arc<Output>) {
+        let Self::Open(hook) = self else {
+            output.send(&refusal(id, "the backup is not open: nothing is written"));
+            return;
+        };
+        // What may be half done then is not written to.
+        if catch_unwind(AssertUnwindSafe(|| hook.reload(id))).is_err() {
+            let reason = "a defect of cln-lockstep; please report it, with the log";
+            output.send(&refusal(id, reason));
+            self.refuse(reason.to_owned(), output);
         }
     }
 

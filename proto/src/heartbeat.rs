@@ -63,8 +63,8 @@ impl Heartbeat {
     /// # Errors
     /// Where the store cannot be listed or written.
     pub fn remove_older(store: &dyn Store, epoch: u32) -> Result<()> {
-        let older = epochs(store)?.into_iter().filter(|&other| other < epoch);
-        older.map(|other| store.remove(&layout::heartbeat(other)).map_err(Error::from)).collect()
+        let mut older = epochs(store)?.into_iter().filter(|&other| other < epoch);
+        older.try_for_each(|other| store.remove(&layout::heartbeat(other)).map_err(Error::from))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod list;
 mod naming;
 pub mod prune;
 pub mod restore;
+mod running_node;
 pub mod status;
 pub mod verify;
 

@@ -5,5 +5,6 @@ mod change;
 mod healing;
 mod hung;
 mod keys;
+mod reload;
 mod several;
 mod two;
