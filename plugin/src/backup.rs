@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, NamedDestination, destination_options, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, destination_options, read_key_file,
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
@@ -27,7 +27,6 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
-use crate::heartbeat::Heart;
 use crate::places::Places;
 use crate::reload::Reloading;
 use crate::stall::Watchdog;
@@ -57,11 +56,11 @@ pub struct Backup {
     /// The database holds what the log does not: a generation must begin.
     gap: bool,
     copy: Option<EarlyCopy>,
-    status: SharedStatus,
+    pub(crate) status: SharedStatus,
     compactor: Compactor,
     /// Until it is started.
     compaction: Option<(Compaction, Policy)>,
-    heartbeat_interval: Duration,
+    pub(crate) heartbeat_interval: Duration,
     pub(crate) reloading: Reloading,
     pub(crate) output: Arc<Output>,
 }
@@ -432,21 +431,6 @@ impl Backup {
             self.output.log(Level::Unusual, &line);
         }
         self.start_heartbeats(&self.places.named());
-    }
-
-    pub(crate) fn start_heartbeats(&self, places: &[NamedDestination]) {
-        let Some(writer) = &self.writer else { return };
-        let heart = Heart {
-            keys: self.keys.clone(),
-            by: writer.claimant().clone(),
-            interval: self.heartbeat_interval,
-            status: self.status.clone(),
-            output: self.output.clone(),
-        };
-        if let Err(error) = heart.start(places) {
-            let line = format!("no heartbeats: failed to start a thread: {error}");
-            self.output.log(Level::Unusual, &line);
-        }
     }
 
     fn note_append(&self, data_version: DataVersion, took: Duration) {

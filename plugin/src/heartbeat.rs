@@ -14,7 +14,7 @@ use lockstep_proto::fence::Claimant;
 use lockstep_proto::heartbeat::Heartbeat;
 use lockstep_proto::seal::KeyRing;
 
-use crate::backup::now;
+use crate::backup::{Backup, now};
 use crate::places::Places;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};
@@ -43,8 +43,8 @@ impl Heart {
     /// # Errors
     /// Where there can be no thread: a restore elsewhere then finds the node silent.
     pub fn start(self, places: &[NamedDestination]) -> std::io::Result<()> {
-        for place in places.iter().cloned() {
-            let heart = self.clone();
+        for place in places {
+            let (heart, place) = (self.clone(), place.clone());
             thread::Builder::new().name("heartbeat".into()).spawn(move || heart.run(&place))?;
         }
         Ok(())
@@ -89,6 +89,24 @@ impl Heart {
         let (time, interval_s) = (now(), self.interval.as_secs());
         Heartbeat { time, interval_s, by: self.by.clone() }.beat(&*store, &self.keys, epoch)?;
         if first { Heartbeat::remove_older(&*store, epoch) } else { Ok(()) }
+    }
+}
+
+impl Backup {
+    /// Starts them at these destinations. Where that fails, a restore elsewhere finds the node silent.
+    pub(crate) fn start_heartbeats(&self, places: &[NamedDestination]) {
+        let Some(writer) = &self.writer else { return };
+        let heart = Heart {
+            keys: self.keys.clone(),
+            by: writer.claimant().clone(),
+            interval: self.heartbeat_interval,
+            status: self.status.clone(),
+            output: self.output.clone(),
+        };
+        if let Err(error) = heart.start(places) {
+            let line = format!("no heartbeats: failed to start a thread: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl Backup {
         let reloaded = Reloaded::of(&destinations, &joining, true);
         // One that was under way goes on from where it was.
         self.reloading.wanted =
-            (!joining.is_empty()).then(|| Wanted { lock, destinations, joining });
+            (!joining.is_empty()).then_some(Wanted { lock, destinations, joining });
         let line = format!("the backup goes on at {}", self.label());
         self.output.log(Level::Info, &line);
         Ok(reloaded)
