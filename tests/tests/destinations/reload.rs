@@ -165,8 +165,14 @@ fn a_place_is_not_waited_for_before_it_has_everything() {
         }
         // From now on nothing is acknowledged without it.
         fuse.hang();
-        let message = scene.node.write(&marked("without it")).unwrap().expect_refused();
-        fuse.go_on();
+        let message = std::thread::scope(|scope| {
+            // What was under way when it stopped keeps the plugin from ending before it goes on.
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_secs(8));
+                fuse.go_on();
+            });
+            scene.node.write(&marked("without it")).unwrap().expect_refused()
+        });
         assert!(message.contains("of its destinations must have it"), "{message}");
     }
 }
