@@ -175,6 +175,10 @@ pub struct RestoreArgs {
     /// Only look: do not shut out the node that writes this backup (no DEST of a node that will run)
     #[arg(long)]
     pub no_claim: bool,
+    /// Shut out the node that writes this backup although it looks alive: it was heard of a short time ago and has
+    /// not ended in order. Only where it is dead, or about to be stopped for good
+    #[arg(long, conflicts_with = "no_claim")]
+    pub take_over: bool,
     /// Go back to the state after the batch of this seq
     #[arg(long, value_name = "N", group = "point", requires = "accept_stale")]
     pub to_seq: Option<u64>,

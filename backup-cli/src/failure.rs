@@ -45,6 +45,11 @@ impl Failure {
         Self { class: Class::Version, ..Self::new(message, hint) }
     }
 
+    /// Another copy of the node is, or may be, the one that writes.
+    pub fn fenced(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class: Class::Fenced, ..Self::new(message, hint) }
+    }
+
     /// A key that does not open what it should.
     pub fn wrong_key(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { class: Class::WrongKey, ..Self::new(message, hint) }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use lockstep_node::LightningDir;
 use lockstep_proto::config::{LockFile, NamedDestination, destination_options, read_key_file};
 use lockstep_proto::destination::Destination;
+use lockstep_proto::error::Error;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
-use lockstep_proto::replica::Mode;
+use lockstep_proto::replica::{Mode, OPENING, ask_each};
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::store::{Fencing, Store};
 
@@ -68,11 +69,18 @@ pub struct Site {
 }
 
 impl Site {
-    /// Opens the destination of a store.
-    pub fn open(destination: NamedDestination, store_id: StoreId) -> Self {
-        let NamedDestination { name, url, mode, fencing } = destination;
-        let store = url.open_of(store_id).map_err(Failure::from);
-        Self { name, url, mode, fencing, store }
+    /// Opens the destinations of a store, all at once. One that hangs is away.
+    pub fn open_all(destinations: Vec<NamedDestination>, store_id: StoreId) -> Vec<Self> {
+        let stores = ask_each(&destinations, OPENING, move |of| of.url.open_of(store_id));
+        let site =
+            |(NamedDestination { name, url, mode, fencing }, store): (_, Result<_, Error>)| Self {
+                name,
+                url,
+                mode,
+                fencing,
+                store: store.map_err(Failure::from),
+            };
+        destinations.into_iter().zip(stores).map(site).collect()
     }
 
     /// The store, if it can be used.
@@ -112,8 +120,7 @@ impl Places {
         let node = LightningDir::locate(directory)?;
         let lock = lock_of(&node)?;
         let options = destination_options(Some(node.path()), std::env::vars_os())?;
-        let open = |destination| Site::open(destination, lock.store_id);
-        let sites: Vec<Site> = lock.destinations(&options)?.into_iter().map(open).collect();
+        let sites = Site::open_all(lock.destinations(&options)?, lock.store_id);
         if let [only] = sites.as_slice() {
             only.store()?;
         }
@@ -199,7 +206,21 @@ fn with_options(url: Destination, directory: Option<&Path>) -> Result<Destinatio
 
 /// Opens the store at a URL. No folder, or one without a store, is nothing there.
 pub fn open_store(url: &Destination) -> Result<Arc<dyn Store>> {
-    let store = url.open_any()?;
-    Marker::read(&*store)?;
-    Ok(store)
+    ask_in_time(NamedDestination::new(url.to_string(), url.clone()), |of| {
+        let store = of.url.open_any()?;
+        Marker::read(&*store)?;
+        Ok(store)
+    })
+}
+
+/// Asks one place something. One that hangs has not answered.
+pub fn ask_in_time<T: Send + 'static>(
+    destination: NamedDestination,
+    question: impl Fn(&NamedDestination) -> Result<T, Error> + Clone + Send + 'static,
+) -> Result<T> {
+    let answers = ask_each(&[destination], OPENING, question);
+    match answers.into_iter().next() {
+        Some(answer) => Ok(answer?),
+        None => Err(Failure::new("no destination", "look at backup.lock.")),
+    }
 }

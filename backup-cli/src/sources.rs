@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use lockstep_proto::config::{LockFile, NamedDestination};
 use lockstep_proto::destination::Destination;
+use lockstep_proto::liveness::LastWriter;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::record::{Destinations, KnownDestination};
-use lockstep_proto::replica::{Mirror, Mode, Policy, Replicas, leading};
+use lockstep_proto::replica::{Mirror, Mode, Policy, Replicas, Seen, leading};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 
 use crate::failure::{Failure, Result};
 use crate::output::{Output, utc};
-use crate::place::destination;
+use crate::place::{ask_in_time, destination};
 
 /// The places that answer.
 pub struct Sources {
@@ -61,7 +62,7 @@ impl Sources {
             asked.push(url.to_string());
             let destination =
                 NamedDestination { mode: next.mode, ..NamedDestination::new(next.name, url) };
-            match open(&destination, keys) {
+            match open(&destination, keys.clone()) {
                 Ok((store, end)) => {
                     wanted.extend(end.destinations.named.clone());
                     places.push(Source { destination, store, end });
@@ -98,6 +99,19 @@ impl Sources {
     /// The store that has the newest state.
     pub fn store(&self) -> Arc<dyn Store> {
         self.places[self.newest].store.clone()
+    }
+
+    /// Who wrote last, by the signs of life at all places that answer.
+    ///
+    /// # Errors
+    /// Where one cannot be read any more.
+    pub fn last_writer(&self, keys: &KeyRing) -> Result<Option<LastWriter>> {
+        let seen: Vec<Seen<'_>> = self
+            .places
+            .iter()
+            .map(|Source { store, end, .. }| Seen { store: &**store, end })
+            .collect();
+        Ok(LastWriter::look(&seen, keys)?)
     }
 
     /// The lock file of a directory that goes on with this log, at all places that answer.
@@ -159,11 +173,13 @@ fn also_named(url: &str) -> KnownDestination {
     KnownDestination { name: "also".into(), url: url.into(), mode: Mode::Sync }
 }
 
-fn open(destination: &NamedDestination, keys: &KeyRing) -> Result<(Arc<dyn Store>, LogEnd)> {
-    let store = destination.url.open_any()?;
-    Marker::read(&*store)?.require(keys.store())?;
-    let end = LogEnd::read(&*store, keys)?;
-    Ok((store, end))
+fn open(destination: &NamedDestination, keys: KeyRing) -> Result<(Arc<dyn Store>, LogEnd)> {
+    ask_in_time(destination.clone(), move |of| {
+        let store = of.url.open_any()?;
+        Marker::read(&*store)?.require(keys.store())?;
+        let end = LogEnd::read(&*store, &keys)?;
+        Ok((store, end))
+    })
 }
 
 /// The place with the newest state; the named one where two have different histories and that is accepted.

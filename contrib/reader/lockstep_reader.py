@@ -161,7 +161,7 @@ def unseal(store, name):
         version, kind, zero, key_id, of, *numbers, zeros, prev, nonce = struct.unpack_from(
             "<8xHBB4s16sIIQI12s32s16s", data)
         need(version == 1, f"format version {version}; this program knows 1")
-        need(kind in (1, 2, 3), f"object kind {kind}; this program knows 1 to 3")
+        need(kind in (1, 2, 3, 4), f"object kind {kind}; this program knows 1 to 4")
         if segment and not any(data[128:]) and (zero or any(zeros)):
             return
         need(not zero and not any(zeros), "offset 0: reserved bytes are not zero")

@@ -28,6 +28,7 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
 use crate::places::Places;
+use crate::reload::Reloading;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
@@ -41,25 +42,27 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The log that this node's transactions go to.
 pub struct Backup {
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     wallet: PathBuf,
-    places: Places,
+    pub(crate) places: Places,
     stall_timeout: Duration,
-    store_id: StoreId,
+    pub(crate) store_id: StoreId,
     /// This directory, to which the log must belong.
-    id: String,
-    store: Arc<dyn Store>,
-    keys: KeyRing,
+    pub(crate) id: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) keys: KeyRing,
     /// Claimed with the first call: only then does lightningd run for certain, and not `lightningd --help`.
-    writer: Option<Writer>,
+    pub(crate) writer: Option<Writer>,
     /// The database holds what the log does not: a generation must begin.
     gap: bool,
     copy: Option<EarlyCopy>,
-    status: SharedStatus,
+    pub(crate) status: SharedStatus,
     compactor: Compactor,
     /// Until it is started.
     compaction: Option<(Compaction, Policy)>,
-    output: Arc<Output>,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) reloading: Reloading,
+    pub(crate) output: Arc<Output>,
 }
 
 /// A call that is durable.
@@ -126,6 +129,8 @@ impl Backup {
             wallet,
             places,
             stall_timeout: lock.stall_timeout(),
+            heartbeat_interval: lock.heartbeat_interval(),
+            reloading: Reloading::new(lock.quorum),
             store_id: lock.store_id,
             id: lock.directory,
             store,
@@ -286,10 +291,7 @@ impl Backup {
         loop {
             match self.try_append(call, watchdog) {
                 Ok(()) => {
-                    return Ok(Appended {
-                        data_version: call.data_version,
-                        took: began.elapsed(),
-                    });
+                    return Ok(Appended { data_version: call.data_version, took: began.elapsed() });
                 }
                 Err(error) if retryable(&error) && began.elapsed() < self.stall_timeout => {
                     if pause == FIRST_PAUSE {
@@ -324,6 +326,7 @@ impl Backup {
             self.note_fencing()?;
             self.writer = Some(writer);
         }
+        self.let_them_count();
         if self.gap {
             self.close_gap(call.data_version, watchdog)?;
         }
@@ -345,7 +348,8 @@ impl Backup {
     /// Notes how well the place keeps a second writer out, and says so where that is not what it was.
     fn note_fencing(&self) -> Result<()> {
         let fencing = self.store.fencing()?;
-        let counting = self.places.named().iter().filter(|of| of.mode.is_sync());
+        let named = self.places.named();
+        let counting = named.iter().filter(|of| of.mode.is_sync());
         let was_real = counting.map(|of| of.fencing).all(|of| of == Some(Fencing::Real));
         if fencing == Fencing::Advisory && was_real {
             let line = format!(
@@ -420,7 +424,7 @@ impl Backup {
         self.status.lock().log.state = state;
     }
 
-    /// A call was answered: from the first one on there may be compactions.
+    /// A call was answered: from the first one on there may be compactions, and heartbeats.
     pub fn answered(&mut self, appended: &Appended) {
         self.note(appended);
         let Some((settings, retention)) = self.compaction.take() else { return };
@@ -436,6 +440,7 @@ impl Backup {
             let line = format!("no compaction: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }
+        self.start_heartbeats(&self.places.named());
     }
 
     fn note(&self, appended: &Appended) {
@@ -446,6 +451,7 @@ impl Backup {
         let mut status = self.status.lock();
         status.batches += 1;
         status.last_append = Some(now());
+        status.appended_at = Some(Instant::now());
         status.last_append_us = took_us;
         status.longest_append_us = status.longest_append_us.max(took_us);
         if status.log.state == State::Stalled {
@@ -460,6 +466,7 @@ impl Backup {
 
     /// Ends the log in order.
     pub fn close(&mut self) {
+        self.status.lock().closed = true;
         if let Some(writer) = &mut self.writer {
             writer.close(now());
         }

@@ -128,6 +128,18 @@ impl Hook {
         )
     }
 
+    /// Takes the destinations of `backup.lock` for the log, and answers with what they are now.
+    pub fn reload(&mut self, id: &str) {
+        let answer = match self.backup.reload() {
+            Ok(reloaded) => format!(
+                r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#,
+                serde_json::to_string(&reloaded).unwrap_or_else(|_| "{}".into())
+            ),
+            Err(error) => refusal(id, &error.explain()),
+        };
+        self.output.send(&answer);
+    }
+
     /// Ends the log in order.
     pub fn close(&mut self) {
         self.backup.close();

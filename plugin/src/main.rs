@@ -10,17 +10,21 @@
 //! | [`hook`] | one `db_write`: from JSON to an answer |
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
 //! | [`places`] | the destinations of the log |
+//! | [`reload`] | other destinations while the node runs |
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
+//! | [`heartbeat`] | a quiet node says that it is alive |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
 
 mod backup;
 mod compactor;
+mod heartbeat;
 mod hook;
 mod node;
 mod places;
+mod reload;
 mod shutdown;
 mod stall;
 mod status;
@@ -35,7 +39,7 @@ use anyhow::Context;
 use serde_json::value::RawValue;
 
 use crate::backup::Backup;
-use crate::hook::{DbWrite, Hook, Refusal};
+use crate::hook::{DbWrite, Hook, Refusal, refusal};
 use crate::node::NodeSide;
 use crate::stall::Watchdog;
 use crate::status::SharedStatus;
@@ -135,6 +139,8 @@ fn run(output: &Arc<Output>) -> anyhow::Result<()> {
                 }
                 node.forward(bytes);
             }
+            // Between two calls of the hook, therefore here.
+            ("backup-reload", Some(id)) => gate.reload(id.get(), output),
             ("shutdown", None) => {
                 quiet_ms = Some(QUIET_AFTER_SHUTDOWN_MS);
                 output.log(Level::Debug, "shutdown: waiting for the last writes");
@@ -160,12 +166,7 @@ enum Gate {
 }
 
 impl Gate {
-    fn answer(
-        &mut self,
-        id: &str,
-        call: serde_json::Result<DbWrite<'_>>,
-        output: &Arc<Output>,
-    ) {
+    fn answer(&mut self, id: &str, call: serde_json::Result<DbWrite<'_>>, output: &Arc<Output>) {
         match self {
             Self::Open(hook) => {
                 // A defect must not end the process between two calls.
@@ -186,6 +187,20 @@ impl Gate {
         self.refuse(reason, output);
         if let Self::Refusing(refusal) = self {
             refusal.answer(id);
+        }
+    }
+
+    /// Takes the destinations of `backup.lock` for the log.
+    fn reload(&mut self, id: &str, output: &Arc<Output>) {
+        let Self::Open(hook) = self else {
+            output.send(&refusal(id, "the backup is not open: nothing is written"));
+            return;
+        };
+        // What may be half done then is not written to.
+        if catch_unwind(AssertUnwindSafe(|| hook.reload(id))).is_err() {
+            let reason = "a defect of cln-lockstep; please report it, with the log";
+            output.send(&refusal(id, reason));
+            self.refuse(reason.to_owned(), output);
         }
     }
 

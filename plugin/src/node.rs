@@ -71,6 +71,11 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
                 "Make a snapshot of what changed, in the background",
                 backup_compact,
             )
+            .rpcmethod(
+                "backup-reload",
+                "Write to the destinations that backup.lock names now",
+                |_, _| async { Err(anyhow!("backup-reload is answered elsewhere")) },
+            )
             // Without a subscription lightningd ends a plugin before its own last writes.
             .subscribe("shutdown", |_, _| async { Ok(()) })
             .with_logging(false)

@@ -1,12 +1,12 @@
 //! The destinations of this node's log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockstep_proto::config::{LockFile, NamedDestination};
 use lockstep_proto::error::Result;
 use lockstep_proto::log::LogEnd;
-use lockstep_proto::replica::{Replicas, Report, Standing};
+use lockstep_proto::replica::{Observer, Replicas, Report, Standing};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::{Options, Store};
 
@@ -16,15 +16,37 @@ use crate::wire::{Level, Output};
 /// How long the places that are a little behind are waited for when lightningd stops.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// One destination, or several with a policy.
+/// One destination, or several with a policy. They may become others while the node runs, for all who have a copy.
 #[derive(Clone)]
-pub struct Places {
+pub struct Places(Arc<Mutex<Listed>>);
+
+#[derive(Clone)]
+struct Listed {
     named: Arc<Vec<NamedDestination>>,
     /// Where there are several.
     replicas: Option<Arc<Replicas>>,
 }
 
 impl Places {
+    fn new(named: Vec<NamedDestination>, replicas: Option<Arc<Replicas>>) -> Self {
+        Self(Arc::new(Mutex::new(Listed { named: Arc::new(named), replicas })))
+    }
+
+    /// Held briefly, and never while a destination is asked something.
+    fn lock(&self) -> MutexGuard<'_, Listed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here on they are these.
+    pub fn become_others(&self, named: Vec<NamedDestination>, replicas: Arc<Replicas>) {
+        *self.lock() = Listed { named: Arc::new(named), replicas: Some(replicas) };
+    }
+
+    /// The destinations with their policy, where there are several.
+    pub fn replicas(&self) -> Option<Arc<Replicas>> {
+        self.lock().replicas.clone()
+    }
+
     /// Opens what the lock file names, and gives the store that it makes and where its log ends.
     ///
     /// # Errors
@@ -39,11 +61,9 @@ impl Places {
         if let [destination] = named.as_slice() {
             let store = destination.url.open_of(lock.store_id)?;
             let end = LogEnd::read(&*store, keys)?;
-            return Ok((Self { named: Arc::new(named), replicas: None }, store, end));
+            return Ok((Self::new(named, None), store, end));
         }
-        let log = output.clone();
-        let observer = Arc::new(move |report: &Report| tell(report, &log));
-        let (replicas, end) = Replicas::open(lock, named.clone(), keys, observer)?;
+        let (replicas, end) = Replicas::open(lock, named.clone(), keys, observer(output))?;
         for report in replicas.reports() {
             if report.standing != Standing::Current {
                 tell(&report, output);
@@ -51,51 +71,57 @@ impl Places {
         }
         let replicas = Arc::new(replicas);
         let store: Arc<dyn Store> = replicas.clone();
-        Ok((Self { named: Arc::new(named), replicas: Some(replicas) }, store, end))
+        Ok((Self::new(named, Some(replicas)), store, end))
     }
 
     /// The destination, where there is one: whoever writes to several opens them anew by itself.
-    pub fn only(&self) -> Option<&NamedDestination> {
-        self.replicas.is_none().then(|| self.named.first()).flatten()
+    pub fn only(&self) -> Option<NamedDestination> {
+        let listed = self.lock();
+        listed.named.first().filter(|_| listed.replicas.is_none()).cloned()
     }
 
     /// All of them.
-    pub fn named(&self) -> &[NamedDestination] {
-        &self.named
+    pub fn named(&self) -> Arc<Vec<NamedDestination>> {
+        self.lock().named.clone()
     }
 
     /// How messages name them.
     pub fn label(&self) -> String {
         let label = |of: &NamedDestination| format!("{} ({})", of.name, of.url);
-        self.named.iter().map(label).collect::<Vec<_>>().join(" + ")
+        self.named().iter().map(label).collect::<Vec<_>>().join(" + ")
     }
 
     /// One that has everything, and the others that have.
-    pub fn current(&self) -> (&NamedDestination, Vec<&NamedDestination>) {
-        let has = |report: &Report| report.standing == Standing::Current;
-        let reports = self.replicas.as_ref().map(|replicas| replicas.reports());
-        let has: Vec<bool> = match &reports {
-            Some(reports) => reports.iter().map(has).collect(),
-            None => vec![true],
+    pub fn current(&self) -> (NamedDestination, Vec<NamedDestination>) {
+        let Listed { named, replicas } = self.lock().clone();
+        let reports = replicas.map(|replicas| replicas.reports());
+        let has = |of: &&NamedDestination| match &reports {
+            Some(reports) => reports
+                .iter()
+                .any(|report| report.name == of.name && report.standing == Standing::Current),
+            None => true,
         };
-        let first = has.iter().position(|has| *has).unwrap_or_default();
-        let others = self.named.iter().zip(&has).enumerate();
-        let others = others.filter(|(index, (_, has))| *index != first && **has);
-        (&self.named[first], others.map(|(_, (of, _))| of).collect())
+        let mut has: Vec<NamedDestination> = named.iter().filter(has).cloned().collect();
+        match has.is_empty() {
+            true => (named[0].clone(), has),
+            false => (has.remove(0), has),
+        }
     }
 
     /// Waits a little for those that are about to have everything.
     pub fn settle(&self) {
-        if let Some(replicas) = &self.replicas {
+        if let Some(replicas) = self.replicas() {
             replicas.settle(SETTLE);
         }
     }
 
     /// How each is, given how the log is.
     pub fn status(&self, log: &DestinationStatus) -> Vec<DestinationStatus> {
-        let reports = self.replicas.as_ref().map(|replicas| replicas.reports());
-        let status = |(index, of): (usize, &NamedDestination)| {
-            let report = reports.as_ref().and_then(|reports| reports.get(index));
+        let Listed { named, replicas } = self.lock().clone();
+        let reports = replicas.map(|replicas| replicas.reports());
+        let status = |of: &NamedDestination| {
+            let mut reports = reports.iter().flatten();
+            let report = reports.find(|report| report.name == of.name);
             DestinationStatus {
                 name: of.name.clone(),
                 url: of.url.to_string(),
@@ -107,8 +133,14 @@ impl Places {
                 ..log.clone()
             }
         };
-        self.named.iter().enumerate().map(status).collect()
+        named.iter().map(status).collect()
     }
+}
+
+/// Says in the node's log where a destination goes away or comes back.
+pub fn observer(output: &Arc<Output>) -> Observer {
+    let log = output.clone();
+    Arc::new(move |report: &Report| tell(report, &log))
 }
 
 fn state_of(report: &Report, log: State) -> State {

@@ -1,6 +1,7 @@
 //! What is known of the backup, for whoever asks.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use lockstep_proto::replica::Mode;
 use lockstep_proto::seal::KeyRing;
@@ -37,6 +38,12 @@ pub struct Status {
     /// Its places.
     #[serde(skip)]
     pub places: Option<Places>,
+    /// When the hook appended last.
+    #[serde(skip)]
+    pub appended_at: Option<Instant>,
+    /// The log was ended in order: nothing is written any more.
+    #[serde(skip)]
+    pub closed: bool,
 }
 
 impl Status {

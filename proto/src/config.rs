@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::destination::Destination;
 use crate::error::{Error, Result};
+use crate::heartbeat::INTERVAL_S;
 use crate::record::{Destinations, KnownDestination};
 use crate::replica::{Mode, Policy as Replication};
 use crate::retention::Policy;
@@ -81,6 +82,9 @@ pub struct LockFile {
     /// Seconds that an append is tried again before lightningd is stopped.
     #[serde(default = "stall_timeout_s")]
     pub stall_timeout_s: u64,
+    /// Seconds after which a quiet node says at each destination that it is alive.
+    #[serde(default = "heartbeat_s", skip_serializing_if = "is_usual_heartbeat")]
+    pub heartbeat_s: u64,
     /// The wallet, where it is not `lightningd.sqlite3` beside this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wallet: Option<PathBuf>,
@@ -98,6 +102,14 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 fn stall_timeout_s() -> u64 {
     STALL_TIMEOUT_S
+}
+
+fn heartbeat_s() -> u64 {
+    INTERVAL_S
+}
+
+fn is_usual_heartbeat(seconds: &u64) -> bool {
+    *seconds == INTERVAL_S
 }
 
 /// When the plugin compacts, and with what: the section `compaction` of the lock file. What is not in it has its
@@ -159,6 +171,7 @@ impl LockFile {
             destinations,
             quorum: None,
             stall_timeout_s: STALL_TIMEOUT_S,
+            heartbeat_s: INTERVAL_S,
             wallet,
             retention: Policy::default(),
             compaction: Compaction::default(),
@@ -172,6 +185,11 @@ impl LockFile {
     pub fn new_directory() -> Result<String> {
         let name: [u8; 16] = crate::seal::random_token()?;
         Ok(crate::hex::encode(&name))
+    }
+
+    /// After how long a quiet node says that it is alive: at least a second.
+    pub fn heartbeat_interval(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_s.max(1))
     }
 
     /// How long an append is tried again.

@@ -5,13 +5,17 @@
 //! acknowledges: either the claim came first and it is fenced, or the record came first and the new
 //! writer reads it. At most the one record it was writing lies behind what the new writer bound to.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::hex;
 use crate::layout;
+use crate::process::ProcessStamp;
 use crate::record::TimeMs;
-use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
+use crate::seal::{KeyRing, ObjectKind};
+use crate::sealed;
 use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// Who claims an epoch. Sealed in the store.
@@ -31,9 +35,24 @@ pub struct Claimant {
     pub purpose: String,
     /// The directory that the log belongs to from then on, as its lock file names it.
     pub directory: String,
+    /// Tells the process from a later one of the same number, where the system has words for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessStamp>,
+}
+
+impl fmt::Display for Claimant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { writer, purpose, pid, host, .. } = self;
+        write!(f, "{writer} for '{purpose}', process {pid} on {host}")
+    }
 }
 
 impl Claimant {
+    /// True where the process is known to have ended: it ran on this machine. Of another machine's nobody can say.
+    pub fn is_gone(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.is_gone(self.pid))
+    }
+
     /// The same, for another claim: with a token and a time of its own.
     ///
     /// # Errors
@@ -63,6 +82,7 @@ impl Claimant {
             pid: std::process::id(),
             purpose: purpose.into(),
             directory: directory.into(),
+            process: ProcessStamp::of_this_process(),
         })
     }
 }
@@ -88,7 +108,9 @@ pub fn claim(store: &dyn Store, keys: &KeyRing, claimant: &Claimant) -> Result<u
             what: format!("'{}': no epoch is left", store.label()),
             hint: "the folder 'epochs' was tampered with; restore it from a copy.".into(),
         })?;
-        match store.create(&layout::claim(epoch), &seal(keys, epoch, claimant)?) {
+        match store
+            .create(&layout::claim(epoch), &sealed::seal(keys, ObjectKind::Claim, epoch, claimant)?)
+        {
             // Claims are never removed: each is what fences the one writer before it, however late.
             Ok(()) => return Ok(epoch),
             Err(error) if matches!(error.kind, StoreErrorKind::Exists) => {
@@ -115,10 +137,8 @@ pub fn check(store: &dyn Store, keys: &KeyRing, ours: u32) -> Result<()> {
     if !store.exists(&layout::claim(newer))? {
         return Ok(());
     }
-    let who = read(store, keys, newer).map_or_else(
-        |_| "an unknown writer".into(),
-        |by| format!("{} for '{}', process {} on {}", by.writer, by.purpose, by.pid, by.host),
-    );
+    let who =
+        read(store, keys, newer).map_or_else(|_| "an unknown writer".into(), |by| by.to_string());
     Err(Error::Fenced { store: store.label().into(), ours, newer, who })
 }
 
@@ -128,39 +148,5 @@ pub fn check(store: &dyn Store, keys: &KeyRing, ours: u32) -> Result<()> {
 /// Where there is no such claim, or it cannot be opened.
 pub fn read(store: &dyn Store, keys: &KeyRing, epoch: u32) -> Result<Claimant> {
     let name = layout::claim(epoch);
-    let bytes = store.read(&name)?;
-    let header = Header::decode(&bytes).map_err(|error| Error::header(&name, error))?;
-    let key = keys
-        .get(header.key)
-        .ok_or_else(|| Error::UnknownKey { object: name.clone(), key: header.key })?;
-    let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
-    if (header.kind, header.epoch, header.store) != (ObjectKind::Claim, epoch, keys.store()) {
-        return Err(damaged("does not belong here".into()));
-    }
-    let mut plain = Vec::new();
-    Opener::new(key, &header)
-        .open(&bytes[HEADER_LEN..], &mut plain)
-        .map_err(|error| damaged(error.to_string()))?;
-    serde_json::from_slice(&plain).map_err(|_| damaged("malformed claim".into()))
-}
-
-fn seal(keys: &KeyRing, epoch: u32, claimant: &Claimant) -> Result<Vec<u8>> {
-    let key = keys.current()?;
-    let header = Header {
-        kind: ObjectKind::Claim,
-        key: key.id(),
-        store: keys.store(),
-        generation: 0,
-        epoch,
-        seq: 0,
-        index: 0,
-        prev: Chain::default(),
-        nonce_prefix: Header::random_nonce_prefix()?,
-    };
-    let plain = serde_json::to_vec(claimant).map_err(|error| Error::damaged("claim", error))?;
-    let mut bytes = header.encode().to_vec();
-    Sealer::new(key, &header)
-        .seal(&plain, &mut bytes)
-        .map_err(crate::segment::SegmentError::from)?;
-    Ok(bytes)
+    sealed::open(keys, ObjectKind::Claim, epoch, &name, &store.read(&name)?)
 }

@@ -18,6 +18,9 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// Folder of the holds.
 pub const HOLDS: &str = "holds";
 
+/// Folder of the heartbeats.
+pub const HEARTBEATS: &str = "heartbeats";
+
 /// Folder of the parts of segments that are being written, where a place cannot append.
 pub const TAIL: &str = "tail";
 
@@ -33,6 +36,16 @@ pub fn claim(epoch: u32) -> String {
 /// The epoch that a name in [`EPOCHS`] claims.
 pub fn parse_claim(file: &str) -> Option<u32> {
     parse_hex(file, 8).and_then(|epoch| u32::try_from(epoch).ok())
+}
+
+/// Name of the heartbeat of `epoch`.
+pub fn heartbeat(epoch: u32) -> String {
+    format!("{HEARTBEATS}/{epoch:08x}")
+}
+
+/// The epoch of a file name in [`HEARTBEATS`].
+pub fn parse_heartbeat(file: &str) -> Option<u32> {
+    parse_claim(file)
 }
 
 /// Name of the hold at `seq` of a generation.

@@ -17,6 +17,8 @@
 //! | [`layout`] | object names |
 //! | [`store`] | the only I/O besides SQLite: a folder, a bucket |
 //! | [`marker`], [`slots`], [`fence`] | which store, who opens it, who writes it |
+//! | [`sealed`] | small sealed objects: claims and heartbeats |
+//! | [`heartbeat`], [`liveness`], [`process`] | whether the last writer still runs, as far as one can know |
 //! | [`session`] | what a call's version means |
 //! | [`writer`] | one writer of one log |
 //! | [`replica`] | the log at several destinations at once, and when a record is acknowledged |
@@ -39,18 +41,22 @@ pub mod config;
 pub mod destination;
 pub mod error;
 pub mod fence;
+pub mod heartbeat;
 pub mod hex;
 pub mod hold;
 pub mod layout;
+pub mod liveness;
 pub mod log;
 pub mod marker;
 pub mod measure;
+pub mod process;
 pub mod prune;
 pub mod record;
 pub mod replica;
 pub mod restore;
 pub mod retention;
 pub mod seal;
+pub mod sealed;
 pub mod segment;
 pub mod session;
 pub mod shadow;

@@ -69,6 +69,8 @@ pub struct Writer {
     /// Seq and chain hash of the newest record that was acknowledged.
     end: (u64, Chain),
     segment: Option<OpenSegment>,
+    /// The next record goes into a new segment.
+    ends_segment: bool,
     /// Bytes of all records that were acknowledged.
     appended_bytes: u64,
 }
@@ -202,6 +204,7 @@ impl Writer {
             session: Session::new(Head::default()),
             end: (0, Chain::default()),
             segment: None,
+            ends_segment: false,
             appended_bytes: 0,
         }
     }
@@ -219,6 +222,11 @@ impl Writer {
     /// The version rules as they stand.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Who writes.
+    pub fn claimant(&self) -> &Claimant {
+        &self.claimant
     }
 
     /// The store that is written to.
@@ -249,7 +257,7 @@ impl Writer {
     pub fn next_generation(&mut self, now: TimeMs) -> Result<u32> {
         fence::check(&*self.store, &self.keys, self.epoch)?;
         if self.generation == self.epoch {
-            self.close_segment(CloseReason::Shutdown, now);
+            self.close_segment(CloseReason::Full, now);
             self.claimant = self.claimant.renewed(now)?;
             let next = fence::claim(&*self.store, &self.keys, &self.claimant)?;
             if next != self.epoch + 1 {
@@ -272,7 +280,7 @@ impl Writer {
         now: TimeMs,
     ) -> Result<()> {
         let generation = self.next_generation(now)?;
-        self.close_segment(CloseReason::Shutdown, now);
+        self.close_segment(CloseReason::Full, now);
         let before = (self.generation, self.session);
         self.generation = generation;
         self.session = Session::new(Head { data_version, batch_seq: None, in_doubt: false });
@@ -328,6 +336,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on in another view of the same log, whose places are others: in a new segment, which names them.
+    pub fn move_to(&mut self, store: Arc<dyn Store>) {
+        self.store = store;
+        self.ends_segment = self.segment.is_some();
+    }
+
     /// A number that no other object of this epoch has in its name.
     pub fn take_index(&mut self) -> u32 {
         self.next_index += 1;
@@ -346,11 +360,11 @@ impl Writer {
         now: TimeMs,
         encode: impl FnOnce(&mut SegmentEncoder, u64) -> Result<&[u8], SegmentError>,
     ) -> Result<()> {
-        if self
+        let full = self
             .segment
             .as_ref()
-            .is_some_and(|segment| segment.bytes >= self.segment_bytes || segment.object.is_full())
-        {
+            .is_some_and(|segment| segment.bytes >= self.segment_bytes || segment.object.is_full());
+        if std::mem::take(&mut self.ends_segment) || full {
             self.close_segment(CloseReason::Full, now);
         }
         if self.segment.is_none() {

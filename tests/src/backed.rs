@@ -219,7 +219,8 @@ pub fn reason_not_to_go_on(node: &mut Node) -> String {
     reason
 }
 
-/// Every file under a folder, by its name relative to it, sorted.
+/// Every file under a folder, by its name relative to it, sorted; no heartbeats, which a node that runs writes at any
+/// time, at each place by itself.
 pub fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -227,7 +228,9 @@ pub fn files_under(folder: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(&next).expect("list a folder") {
             let path = entry.expect("list a folder").path();
             if path.is_dir() {
-                folders.push(path);
+                if path.file_name() != Some(OsStr::new("heartbeats")) {
+                    folders.push(path);
+                }
             } else {
                 files.push(path.strip_prefix(folder).expect("it is below").to_owned());
             }

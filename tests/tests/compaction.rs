@@ -226,7 +226,7 @@ fn a_node_that_was_shut_out_does_not_publish() {
     Backed::write(&mut zombie, &mut workload, 20);
     let dest = backed.dir().make_dir("restored/regtest");
     fs::copy(backed.network_file("hsm_secret"), dest.join("hsm_secret")).unwrap();
-    Cli::new(["restore", &backed.url()]).arg(&dest).run().expect_success();
+    Cli::new(["restore", "--take-over", &backed.url()]).arg(&dest).run().expect_success();
     let before = snapshots(&backed);
     ask(&mut zombie);
     let status = wait(&mut zombie, "it fails", |status| status["error"] != Value::Null);

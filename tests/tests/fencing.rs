@@ -45,7 +45,7 @@ fn take_over(backed: &Backed, name: &str) -> PathBuf {
     let dest = backed.dir().make_dir(format!("{name}/regtest"));
     let secret = backed.network_file("hsm_secret");
     fs::copy(&secret, dest.join("hsm_secret")).unwrap();
-    Cli::new(["restore", &backed.url()]).arg(&dest).run().expect_success();
+    Cli::new(["restore", "--take-over", &backed.url()]).arg(&dest).run().expect_success();
     dest
 }
 
@@ -111,7 +111,7 @@ fn a_restore_of_a_single_file_shuts_out_as_well_and_one_without_claim_does_not()
         Backed::write(&mut node, &mut workload, 2);
     }
     let dest = backed.new_dest();
-    Cli::new(["restore", &backed.url()])
+    Cli::new(["restore", "--take-over", &backed.url()])
         .arg(&dest)
         .arg("--key-file")
         .arg(backed.network_file("backup.key"))

@@ -130,6 +130,7 @@ fn play(args: &DemoArgs, plugin: &Path, stage: &Stage, output: &Output) -> Resul
     let began = Instant::now();
     cli([
         "restore".as_ref(),
+        "--take-over".as_ref(),
         stage.backup.as_os_str(),
         stage.restored.as_os_str(),
         "--hsm-secret".as_ref(),

@@ -18,6 +18,7 @@ use serde::Serialize;
 
 use super::creation::default_name;
 use super::naming::name_places;
+use super::running_node;
 use crate::args::{
     DestinationAddArgs, DestinationArgs, DestinationCommand, DestinationRemoveArgs,
     DestinationTestArgs, NodeArgs, PlaceArgs, UnlockArgs,
@@ -27,8 +28,15 @@ use crate::output::{Output, bytes};
 use crate::place::{Places, destination, lock_of};
 
 /// Folders of a store.
-const FOLDERS: [&str; 6] =
-    [layout::KEYS, layout::EPOCHS, layout::LOG, layout::SNAPSHOTS, layout::HOLDS, layout::TAIL];
+const FOLDERS: [&str; 7] = [
+    layout::KEYS,
+    layout::EPOCHS,
+    layout::LOG,
+    layout::SNAPSHOTS,
+    layout::HOLDS,
+    layout::HEARTBEATS,
+    layout::TAIL,
+];
 
 #[derive(Serialize)]
 struct Report {
@@ -36,6 +44,12 @@ struct Report {
     /// So many of the `sync` ones must have a record.
     quorum: usize,
     running: bool,
+    /// Of a running node: whether it writes to them now; else from its next start on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_force: Option<bool>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_in_force: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     added: Option<Added>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +75,7 @@ pub fn run(args: &DestinationArgs, output: &Output) -> Result<()> {
 
 fn list(args: &NodeArgs, output: &Output) -> Result<()> {
     let node = LightningDir::locate(&args.lightning_dir)?;
-    report(&node, None, None, output)
+    report(&node, Change::default(), output)
 }
 
 fn places(args: &NodeArgs) -> Result<Places> {
@@ -101,20 +115,29 @@ fn add(args: &DestinationAddArgs, output: &Output) -> Result<()> {
         added.fencing = Some(target.fencing().map_err(Error::from)?);
     }
     lock.write(node.path())?;
-    name_if_stopped(&node, &lock, &places.keys, output)?;
-    let added = Added { name, objects: done.objects, bytes: done.bytes };
-    report(&node, Some(added), None, output)
+    let in_force = put_in_force(&node, &lock, &places.keys, output)?;
+    let added = Some(Added { name, objects: done.objects, bytes: done.bytes });
+    report(&node, Change { added, removed: None, in_force }, output)
 }
 
-/// The log names its places as the lock file does: now, or from the next start of lightningd on.
-fn name_if_stopped(
+/// What became of `backup.lock`.
+#[derive(Default)]
+struct Change {
+    added: Option<Added>,
+    removed: Option<String>,
+    /// Whether a running node goes on by it, or why it does not yet.
+    in_force: Option<std::result::Result<(), String>>,
+}
+
+/// A running node is told; else the log names its places as the lock file does, now or from the next start on.
+fn put_in_force(
     node: &LightningDir,
     lock: &LockFile,
     keys: &KeyRing,
     output: &Output,
-) -> Result<()> {
+) -> Result<Option<std::result::Result<(), String>>> {
     if node.running()?.is_some() {
-        return Ok(());
+        return Ok(Some(running_node::reload(node)));
     }
     if let Err(error) = name_places("destination", node, lock, keys) {
         output.note(&format!(
@@ -122,7 +145,7 @@ fn name_if_stopped(
             error.message()
         ));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The name that was given, or the first default that no other has.
@@ -196,8 +219,8 @@ fn remove(args: &DestinationRemoveArgs, output: &Output) -> Result<()> {
     let places = places(&args.node)?;
     refuse_loss(&places, index)?;
     lock.write(node.path())?;
-    name_if_stopped(&node, &lock, &places.keys, output)?;
-    report(&node, None, Some(args.name.clone()), output)
+    let in_force = put_in_force(&node, &lock, &places.keys, output)?;
+    report(&node, Change { added: None, removed: Some(args.name.clone()), in_force }, output)
 }
 
 /// Refuses to do without the destination that alone holds the newest records.
@@ -224,17 +247,15 @@ fn refuse_loss(places: &Places, index: usize) -> Result<()> {
     ))
 }
 
-fn report(
-    node: &LightningDir,
-    added: Option<Added>,
-    removed: Option<String>,
-    output: &Output,
-) -> Result<()> {
+fn report(node: &LightningDir, change: Change, output: &Output) -> Result<()> {
+    let Change { added, removed, in_force } = change;
     let lock = lock_of(node)?;
     let report = Report {
         quorum: lock.policy()?.to_acknowledge(),
         destinations: lock.destinations,
         running: node.running()?.is_some(),
+        not_in_force: in_force.clone().and_then(std::result::Result::err),
+        in_force: in_force.map(|told| told.is_ok()),
         added,
         removed,
     };
@@ -246,19 +267,34 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     if let Some(Added { name, objects, bytes: size }) = &report.added {
         text += &format!("added '{name}': {objects} objects copied, {}\n", bytes(*size));
-        if report.running {
-            text += &format!(
-                "lightningd goes on with its old list until it is started again: until then '{name}' falls behind, \
-                 and must not be restored from\n"
-            );
+        match &report.not_in_force {
+            Some(why) => {
+                text += &format!(
+                    "lightningd goes on with its old list until it is started again ({why}): until then '{name}' \
+                     falls behind, and must not be restored from\n"
+                );
+            }
+            None if report.running => {
+                text += &format!(
+                    "lightningd writes to '{name}' from its next transaction on, and waits for it, if it is 'sync', \
+                     once it has everything\n"
+                );
+            }
+            None => {}
         }
     }
     if let Some(name) = &report.removed {
         text += &format!(
             "removed '{name}'; what it holds stays there, and gets old: never restore from it as if it were current\n"
         );
-        if report.running {
-            text += "lightningd goes on with its old list until it is started again\n";
+        match &report.not_in_force {
+            Some(why) => {
+                text += &format!(
+                    "lightningd goes on with its old list until it is started again ({why})\n"
+                );
+            }
+            None if report.running => text += "lightningd does not write there any more\n",
+            None => {}
         }
     }
     let width = report.destinations.iter().map(|found| found.name.len()).max().unwrap_or(0);

@@ -8,10 +8,12 @@ mod heal;
 pub mod import;
 pub mod init;
 pub mod key;
+mod last_writer;
 pub mod list;
 mod naming;
 pub mod prune;
 pub mod restore;
+mod running_node;
 pub mod status;
 pub mod verify;
 

@@ -18,7 +18,7 @@ use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
-use super::{now, refuse_running};
+use super::{last_writer, now, refuse_running};
 use crate::PROGRAM;
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
@@ -82,9 +82,19 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let lock = sources.lock(&keys, directory.clone());
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
+    let alive = match args.no_claim {
+        true => Ok(()),
+        false => last_writer::refuse_alive(sources.last_writer(&keys)?, output),
+    };
     if args.dry_run {
+        if let Err(failure) = alive {
+            output.note(&format!("warning: {}", failure.message()));
+        }
         show_plan(&plan, output);
         return Ok(());
+    }
+    if !args.take_over {
+        alive?;
     }
     if let Some(node) = &dest.node {
         DirBuilder::new()

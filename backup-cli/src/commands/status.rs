@@ -5,6 +5,7 @@ use lockstep_proto::config::LockFile;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
+use lockstep_proto::liveness::LastWriter;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::replica::{Distance, Mode, Seen};
 use lockstep_proto::seal::StoreId;
@@ -15,6 +16,7 @@ use lockstep_proto::tail::{NewestSnapshot, Tail};
 use lockstep_proto::version::DataVersion;
 use serde::Serialize;
 
+use super::last_writer::WriterReport;
 use super::{missing_slots, now};
 use crate::args::PlaceArgs;
 use crate::failure::{Failure, Result};
@@ -33,6 +35,8 @@ struct Report {
     /// Whether the plugin compares the database at each start; not where it is larger than `compare_max_bytes`.
     compared_at_start: Option<bool>,
     slots: Vec<String>,
+    /// Who wrote last, and whether that looks alive to a restore.
+    writer: Option<WriterReport>,
     warnings: Vec<String>,
 }
 
@@ -135,6 +139,7 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
             named.join(", ")
         ));
     }
+    let writer = last_writer(&places, &ends)?;
     let against_database = against_database(&end, database, running, &mut warnings);
     let (proofs, too_large) = proofs(&places)?;
     let seen = Seen { store, end: &end };
@@ -159,6 +164,7 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         database,
         running,
         slots: slots::list(store)?.into_iter().map(|slot| slot.name).collect(),
+        writer,
         warnings,
     };
     output.result(&report, || text(&report));
@@ -168,6 +174,15 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         "not all destinations can be relied on:",
         "mend what the lines above name; 'backup-cli verify --heal' brings them up again.",
     )
+}
+
+/// Who wrote last, by all destinations that can be read.
+fn last_writer(places: &Places, ends: &[Result<LogEnd>]) -> Result<Option<WriterReport>> {
+    let readable = places.sites.iter().zip(ends);
+    let seen: Vec<Seen<'_>> = readable
+        .filter_map(|(site, end)| Some(Seen { store: site.store().ok()?, end: end.as_ref().ok()? }))
+        .collect();
+    Ok(LastWriter::look(&seen, &places.keys)?.map(WriterReport::from))
 }
 
 /// How the newest destination stands to the database.
@@ -329,6 +344,9 @@ fn text(report: &Report) -> String {
     if let Some(version) = report.database {
         let running = if report.running { ", lightningd is running" } else { "" };
         text += &format!("database at data_version {version}{running}\n");
+    }
+    if let Some(writer) = &report.writer {
+        text += &format!("{writer}\n");
     }
     let slots = if report.slots.is_empty() { "nothing".into() } else { report.slots.join(", ") };
     text += &format!("opens with: {slots}\n");

@@ -125,7 +125,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
         removed = prune(shared, setup, &store)?;
         for other in others {
             // It is brought up by its own thread where it went away.
-            let _ = follow(shared, setup, &store, other, &pace);
+            let _ = follow(shared, setup, &store, &other, &pace);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{LoadedSegment, Position, SegmentEntry, all_segments, decode_record};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
-use crate::record::{Destinations, Head, Record, TimeMs};
+use crate::record::{CloseReason, Destinations, Head, Record, TimeMs};
 use crate::seal::{KeyRing, Tail};
 use crate::session::Session;
 use crate::store::Store;
@@ -32,6 +32,8 @@ pub struct LogEnd {
     pub host: String,
     /// All places of the log, where there are several.
     pub destinations: Destinations,
+    /// Its writer has said that it ends.
+    pub closed: bool,
 }
 
 impl LogEnd {
@@ -103,7 +105,7 @@ impl LogEnd {
     fn of_segment(segment: &LoadedSegment, keys: &KeyRing) -> Result<Option<Self>> {
         let mut records = segment.records(keys)?;
         let mut plain = Vec::new();
-        let mut end = None;
+        let (mut end, mut closed) = (None, false);
         while let Some(seq) = records.next(&mut plain)? {
             let record = decode_record(segment.name, seq, &plain)?;
             let (mut session, mut time, open) = match (end.take(), &record) {
@@ -114,6 +116,7 @@ impl LogEnd {
                 }
                 (Some((session, time, open, _)), _) => (session, time, open),
             };
+            closed = false;
             match &record {
                 Record::Open(_) => {}
                 Record::Batch(batch) => {
@@ -124,7 +127,9 @@ impl LogEnd {
                     session.rewound();
                     time = time.max(rewind.time);
                 }
-                Record::Close(close) => time = close.time,
+                Record::Close(close) => {
+                    (time, closed) = (close.time, close.reason == CloseReason::Shutdown);
+                }
             }
             end = Some((session, time, open, seq));
         }
@@ -139,6 +144,7 @@ impl LogEnd {
             directory: open.directory,
             host: open.host,
             destinations: open.destinations,
+            closed,
         }))
     }
 }

@@ -12,11 +12,13 @@
 //! | [`mirror`], [`heal`] | one place brought up to another, or mended from it |
 //! | [`distance`] | how two places stand to each other |
 //! | [`open`] | which places answer, and which of them has the newest state |
+//! | [`change`] | places that come and go while the log is written |
 //! | [`everywhere`] | an object written to all places at once |
 //! | [`quorum`] | waiting for enough places |
 //! | [`store`] | all of that as one store |
 //! | [`shared`] | what writer and threads know of each other |
 
+mod change;
 mod distance;
 mod everywhere;
 mod feed;
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 pub use distance::{Distance, Seen};
 pub use heal::{Fault, Heal, small_faults};
 pub use mirror::{Mirror, Mirrored};
-pub use open::leading;
+pub use open::{ask_each, leading};
 pub use policy::{Mode, Policy};
 pub use shared::{Report, Standing};
 pub use worker::Observer;
@@ -58,13 +60,30 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A place that has not taken a record for so long is said to be behind, and opened anew.
 const NOTICED: Duration = Duration::from_secs(5);
 /// Whether the places answer is known after this: lightningd does not wait for a plugin longer than a minute.
-const OPENING: Duration = Duration::from_secs(20);
+pub const OPENING: Duration = Duration::from_secs(20);
 
 /// Several places as one store.
 pub struct Replicas {
     quorum: Quorum,
-    destinations: Arc<Vec<NamedDestination>>,
     known: Destinations,
+    crew: Arc<Crew>,
+}
+
+/// The places' threads, which end with the last view of them, and what they need.
+struct Crew {
+    shared: Arc<Shared>,
+    keys: KeyRing,
+    observer: Observer,
+}
+
+impl Crew {
+    /// Starts the thread of the place of this number.
+    fn start(&self, index: usize) -> LogResult<()> {
+        let worker = Worker::new(index, &self.keys, &self.shared, &self.observer);
+        let thread = std::thread::Builder::new().name("destination".into());
+        let started = thread.spawn(move || worker.run());
+        started.map(drop).map_err(Error::file("start a thread for", "a destination".as_ref()))
+    }
 }
 
 impl Replicas {
@@ -91,15 +110,12 @@ impl Replicas {
         let end = end.map_err(|error| Error::damaged(&destinations[newest].name, error))?;
         let replica = |(answer, of): (&open::Answer, &NamedDestination)| {
             let whole = answer.as_ref().is_ok_and(|(_, found)| found.position == end.position);
-            let report = Report {
-                name: of.name.clone(),
-                mode: of.mode,
-                standing: if whole { Standing::Current } else { Standing::Behind },
-                lacks: 0,
-                error: answer.as_ref().err().map(Error::explain),
-            };
-            let store = answer.as_ref().ok().map(|(store, _)| store.clone());
-            Replica { report, store, whole, done: 0, taken: false, tasks: Default::default() }
+            let standing = if whole { Standing::Current } else { Standing::Behind };
+            let mut replica = Replica::new(of.clone(), standing);
+            replica.report.error = answer.as_ref().err().map(Error::explain);
+            replica.store = answer.as_ref().ok().map(|(store, _)| store.clone());
+            replica.whole = whole;
+            replica
         };
         let shared = Arc::new(Shared::default());
         {
@@ -109,28 +125,17 @@ impl Replicas {
         }
         let names: Vec<&str> = destinations.iter().map(|of| of.name.as_str()).collect();
         let (label, known) = (names.join(" + "), lock.known_destinations());
-        let destinations = Arc::new(destinations);
-        for index in 0..destinations.len() {
-            let worker = Worker::new(index, &destinations, keys, &shared, &observer);
-            std::thread::Builder::new()
-                .name("destination".into())
-                .spawn(move || worker.run())
-                .map_err(Error::file("start a thread for", label.as_ref()))?;
-        }
+        let crew = Crew { shared: shared.clone(), keys: keys.clone(), observer };
+        (0..destinations.len()).try_for_each(|index| crew.start(index))?;
         let quorum = Quorum { shared, policy, patience, label };
-        Ok((Self { quorum, destinations, known }, end))
+        Ok((Self { quorum, known, crew: Arc::new(crew) }, end))
     }
 
-    /// How each place is, in the order of the lock file.
+    /// How each place is.
     pub fn reports(&self) -> Vec<Report> {
-        self.quorum.shared.lock().replicas.iter().map(|replica| replica.report.clone()).collect()
-    }
-
-    /// The first place that has everything: where a reader finds it.
-    pub fn current(&self) -> Option<&NamedDestination> {
-        let reports = self.reports();
-        let current = reports.iter().position(|report| report.standing == Standing::Current);
-        self.destinations.get(current?)
+        let state = self.quorum.shared.lock();
+        let replicas = state.replicas.iter().filter(|replica| !replica.removed);
+        replicas.map(|replica| replica.report.clone()).collect()
     }
 
     /// Waits until every place that answers has everything, but no longer than `patience`.
@@ -138,7 +143,8 @@ impl Replicas {
         let until = Instant::now() + patience;
         let mut state = self.quorum.shared.lock();
         while state.replicas.iter().any(|replica| {
-            replica.report.standing == Standing::Current && !replica.has(state.feed.steps())
+            let current = replica.report.standing == Standing::Current && !replica.removed;
+            current && !replica.has(state.feed.steps())
         }) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -158,8 +164,12 @@ impl Replicas {
     ) -> Vec<(usize, Result<T, Option<StoreError>>)> {
         let (sender, answers) = channel();
         let mut state = self.quorum.shared.lock();
-        let count = state.replicas.len();
-        for (index, replica) in state.replicas.iter_mut().enumerate() {
+        let counts: Vec<bool> =
+            state.replicas.iter().map(|replica| replica.report.mode.is_sync()).collect();
+        let mut count = 0;
+        let replicas = state.replicas.iter_mut().enumerate();
+        for (index, replica) in replicas.filter(|(_, replica)| !replica.removed) {
+            count += 1;
             let (sender, what) = (sender.clone(), what.clone());
             let task: Task = Box::new(move |store| {
                 // Nobody may wait for it any more.
@@ -179,8 +189,7 @@ impl Replicas {
                 Ok(answer) => given.push(answer),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
-            let good =
-                |(index, answer): &&(usize, Result<T, _>)| answer.is_ok() && self.counts(*index);
+            let good = |(index, answer): &&(usize, Result<T, _>)| answer.is_ok() && counts[*index];
             if given.iter().filter(good).count() >= self.quorum.policy.to_acknowledge() {
                 until = until.min(Instant::now() + grace);
             }
@@ -189,7 +198,7 @@ impl Replicas {
     }
 
     fn counts(&self, index: usize) -> bool {
-        self.destinations[index].mode.is_sync()
+        self.quorum.shared.lock().replicas[index].report.mode.is_sync()
     }
 
     /// Changes every place. Those where it fails are brought up later; there must be enough where it does not.
@@ -218,7 +227,7 @@ impl Replicas {
             match answer {
                 Ok(()) => {
                     has[index] = true;
-                    good += usize::from(self.counts(index));
+                    good += usize::from(state.replicas[index].report.mode.is_sync());
                 }
                 Err(Some(error)) if matches!(error.kind, StoreErrorKind::Exists) => {
                     return Err(error);
@@ -265,10 +274,10 @@ impl Replicas {
     }
 }
 
-impl Drop for Replicas {
+impl Drop for Crew {
     fn drop(&mut self) {
         // A thread may hang in the operating system: none is waited for.
-        self.quorum.shared.lock().closing = true;
-        self.quorum.shared.work.notify_all();
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
     }
 }

@@ -31,15 +31,27 @@ pub fn open_all(
     keys: &KeyRing,
     patience: Duration,
 ) -> Vec<Answer> {
+    let keys = keys.clone();
+    ask_each(destinations, patience, move |destination| open_one(destination, &keys))
+}
+
+/// Asks all places something at once, each for no longer than `patience`: one that hangs in the operating system,
+/// as a mount whose server is gone, is left to itself.
+pub fn ask_each<T: Send + 'static>(
+    destinations: &[NamedDestination],
+    patience: Duration,
+    question: impl Fn(&NamedDestination) -> Result<T> + Clone + Send + 'static,
+) -> Vec<Result<T>> {
     let (sender, answers) = channel();
     for (index, destination) in destinations.iter().enumerate() {
-        let (sender, destination, keys) = (sender.clone(), destination.clone(), keys.clone());
-        // One that hangs is left to itself.
-        thread::spawn(move || drop(sender.send((index, open_one(&destination, &keys)))));
+        let (sender, destination) = (sender.clone(), destination.clone());
+        let question = question.clone();
+        // Nobody may listen any more.
+        thread::spawn(move || drop(sender.send((index, question(&destination)))));
     }
     drop(sender);
     let until = Instant::now() + patience;
-    let mut given: Vec<Option<Answer>> = destinations.iter().map(|_| None).collect();
+    let mut given: Vec<Option<Result<T>>> = destinations.iter().map(|_| None).collect();
     while let Ok((index, answer)) =
         answers.recv_timeout(until.saturating_duration_since(Instant::now()))
     {
@@ -143,6 +155,7 @@ mod tests {
             directory: "d".into(),
             host: "h".into(),
             destinations: Destinations::default(),
+            closed: false,
         }
     }
 

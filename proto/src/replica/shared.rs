@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::feed::Feed;
 use super::policy::Mode;
+use crate::config::NamedDestination;
 use crate::store::Store;
 
 /// What a thread is asked to do besides following the [`Feed`]; `Err`: its destination is not open, and why.
@@ -38,6 +39,8 @@ pub struct Report {
 
 /// A destination, as its thread left it.
 pub(super) struct Replica {
+    /// Where it is.
+    pub destination: NamedDestination,
     pub report: Report,
     /// Its newest handle, for reading.
     pub store: Option<Arc<dyn Store>>,
@@ -47,6 +50,8 @@ pub(super) struct Replica {
     pub done: u64,
     /// The number of its next record is taken by one that nobody was told of.
     pub taken: bool,
+    /// The log has gone on without it.
+    pub removed: bool,
     pub tasks: VecDeque<Task>,
 }
 

@@ -24,7 +24,6 @@ pub type Observer = Arc<dyn Fn(&super::Report) + Send + Sync>;
 
 pub(super) struct Worker {
     index: usize,
-    destinations: Arc<Vec<NamedDestination>>,
     keys: KeyRing,
     shared: Arc<Shared>,
     observer: Observer,
@@ -49,17 +48,10 @@ enum Work {
 
 impl Worker {
     /// With the destination as it was found.
-    pub fn new(
-        index: usize,
-        destinations: &Arc<Vec<NamedDestination>>,
-        keys: &KeyRing,
-        shared: &Arc<Shared>,
-        observer: &Observer,
-    ) -> Self {
+    pub fn new(index: usize, keys: &KeyRing, shared: &Arc<Shared>, observer: &Observer) -> Self {
         let store = shared.lock().replicas[index].store.clone();
         Self {
             index,
-            destinations: destinations.clone(),
             keys: keys.clone(),
             shared: shared.clone(),
             observer: observer.clone(),
@@ -117,7 +109,7 @@ impl Worker {
         if let Some(task) = state.replicas[self.index].tasks.pop_front() {
             return Some(Work::Task(task));
         }
-        if state.closing {
+        if state.closing || state.replicas[self.index].removed {
             return Some(Work::Stop);
         }
         let replica = &state.replicas[self.index];
@@ -197,7 +189,7 @@ impl Worker {
             None => self.reopen()?,
         };
         let mut lacked = false;
-        while !self.shared.lock().replicas[self.index].whole {
+        while self.is_lacking() {
             lacked = true;
             self.copy_what_is_lacking(&store)?;
         }
@@ -231,8 +223,13 @@ impl Worker {
         Ok(())
     }
 
+    fn is_lacking(&self) -> bool {
+        let replica = &self.shared.lock().replicas[self.index];
+        !replica.whole && !replica.removed
+    }
+
     fn reopen(&mut self) -> Result<Arc<dyn Store>> {
-        let store = self.destinations[self.index].url.open_of(self.keys.store())?;
+        let store = self.destination(self.index).url.open_of(self.keys.store())?;
         // What is there now may be an older copy, as a folder that lay under a mount, or a disk that lost what it had
         // answered for: it is compared with another place, and where there is none, at least has our claim.
         let epoch = self.shared.lock().epoch;
@@ -241,7 +238,7 @@ impl Worker {
         let compared = state.source(self.index).is_some();
         let replica = &mut state.replicas[self.index];
         replica.whole &= ours && !compared;
-        replica.store = Some(store.clone());
+        replica.store = Some(store.clone()).filter(|_| !replica.removed);
         self.store = Some(store.clone());
         Ok(store)
     }
@@ -253,7 +250,11 @@ impl Worker {
             what: "no other destination has what this one lacks".into(),
             hint: "it is brought up as soon as another one answers.".into(),
         })?;
-        self.destinations[source].url.open_of(self.keys.store())
+        self.destination(source).url.open_of(self.keys.store())
+    }
+
+    fn destination(&self, index: usize) -> NamedDestination {
+        self.shared.lock().replicas[index].destination.clone()
     }
 
     /// Brings the place up to where the feed begins.
@@ -268,7 +269,7 @@ impl Worker {
         // What was forgotten meanwhile is copied in the next round.
         if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
             let replica = &mut state.replicas[self.index];
-            (replica.whole, replica.done) = (true, first);
+            (replica.whole, replica.done) = (!replica.removed, first);
         }
         Ok(())
     }

@@ -21,11 +21,14 @@ pub enum ObjectKind {
     Snapshot = 2,
     /// A writer's claim of an epoch.
     Claim = 3,
+    /// A quiet writer's word that it is alive.
+    Heartbeat = 4,
 }
 
 impl ObjectKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Segment, Self::Snapshot, Self::Claim].into_iter().find(|kind| *kind as u8 == byte)
+        let known = [Self::Segment, Self::Snapshot, Self::Claim, Self::Heartbeat];
+        known.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -141,6 +144,6 @@ pub enum HeaderError {
     #[error("format version {0}, this program knows {FORMAT_VERSION}")]
     Version(u16),
     /// An object of a kind that this program does not know.
-    #[error("object kind {0} of format version {FORMAT_VERSION}, this program knows 1 to 3")]
+    #[error("object kind {0} of format version {FORMAT_VERSION}, this program knows 1 to 4")]
     Kind(u8),
 }

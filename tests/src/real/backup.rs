@@ -73,7 +73,8 @@ impl Backup {
         let directory = node.network_dir();
         fs::create_dir_all(&directory).expect("a new network directory");
         fs::copy(secret, directory.join("hsm_secret")).expect("the secret is put there");
-        self.restore(&directory).run().expect_success().json()
+        // Its machine is gone, as far as anybody knows.
+        self.restore(&directory).arg("--take-over").run().expect_success().json()
     }
 
     /// What `status` says with the node's directory.

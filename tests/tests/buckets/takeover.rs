@@ -36,7 +36,7 @@ fn elsewhere(backed: &Backed, name: &str) -> PathBuf {
 }
 
 fn restore(backed: &Backed, dest: &PathBuf) {
-    Cli::new(["restore", &backed.url()]).arg(dest).run().expect_success();
+    Cli::new(["restore", "--take-over", &backed.url()]).arg(dest).run().expect_success();
 }
 
 fn running(backed: &Backed, seed: u64) -> (Node, Workload) {
@@ -64,6 +64,29 @@ fn expect_the_heir_goes_on(backed: &Backed, old: &mut Node, message: &str, dest:
     assert_eq!(backed.check(&heir), Standing::Committed);
     heir.stop().unwrap();
     backed.cli("verify").expect_success();
+}
+
+#[test]
+fn a_quiet_node_on_a_bucket_is_not_shut_out_by_mistake() {
+    let Some(server) = moto::shared() else { return };
+    let backed = Backed::on(server, "alive");
+    backed.init().run().expect_success();
+    backed.set_in_lock("heartbeat_s", serde_json::json!(2));
+    let mut workload = Workload::new(WorkloadConfig::seeded(9).lean());
+    let mut node = backed.running(&mut workload);
+    Backed::write(&mut node, &mut workload, 10);
+    let dest = elsewhere(&backed, "elsewhere");
+    // Longer than a record alone shows that it lives.
+    thread::sleep(Duration::from_secs(9));
+    let refused = Cli::new(["restore", &backed.url()]).arg(&dest).run().expect_code(11);
+    for words in ["looks alive", "for 'node'", "--take-over"] {
+        assert!(refused.stderr.contains(words), "{words}: {refused}");
+    }
+    assert!(!dest.join("backup.lock").exists());
+    Backed::write(&mut node, &mut workload, 3);
+    restore(&backed, &dest);
+    let message = node.write(&marked("zombie")).unwrap().expect_refused();
+    expect_the_heir_goes_on(&backed, &mut node, &message, dest);
 }
 
 #[test]

@@ -3,6 +3,8 @@
 mod bucket;
 mod change;
 mod healing;
+mod hung;
 mod keys;
+mod reload;
 mod several;
 mod two;

@@ -8,5 +8,6 @@ mod direction;
 mod fenced;
 mod fresh;
 mod money;
+mod places;
 mod secret;
 mod upgrade;

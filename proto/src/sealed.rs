@@ -1,0 +1,64 @@
+//! Small sealed objects: a header and one frame, which holds JSON. They belong to an epoch, not to a place in the log.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
+
+/// The bytes of an object of `epoch`. Each call takes fresh random bytes for its nonce.
+///
+/// # Errors
+/// Where the operating system has no randomness to give.
+pub fn seal(
+    keys: &KeyRing,
+    kind: ObjectKind,
+    epoch: u32,
+    content: &impl Serialize,
+) -> Result<Vec<u8>> {
+    let key = keys.current()?;
+    let header = Header {
+        kind,
+        key: key.id(),
+        store: keys.store(),
+        generation: 0,
+        epoch,
+        seq: 0,
+        index: 0,
+        prev: Chain::default(),
+        nonce_prefix: Header::random_nonce_prefix()?,
+    };
+    let plain =
+        serde_json::to_vec(content).map_err(|error| Error::damaged("sealed object", error))?;
+    let mut bytes = header.encode().to_vec();
+    Sealer::new(key, &header)
+        .seal(&plain, &mut bytes)
+        .map_err(crate::segment::SegmentError::from)?;
+    Ok(bytes)
+}
+
+/// What the bytes of the object `name` hold.
+///
+/// # Errors
+/// Where they are damaged, sealed with another key, or of another kind, epoch or store.
+pub fn open<T: DeserializeOwned>(
+    keys: &KeyRing,
+    kind: ObjectKind,
+    epoch: u32,
+    name: &str,
+    bytes: &[u8],
+) -> Result<T> {
+    let header = Header::decode(bytes).map_err(|error| Error::header(name, error))?;
+    let key = keys
+        .get(header.key)
+        .ok_or_else(|| Error::UnknownKey { object: name.into(), key: header.key })?;
+    let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
+    if (header.kind, header.epoch, header.store) != (kind, epoch, keys.store()) {
+        return Err(damaged("does not belong here".into()));
+    }
+    let mut plain = Vec::new();
+    Opener::new(key, &header)
+        .open(&bytes[HEADER_LEN..], &mut plain)
+        .map_err(|error| damaged(error.to_string()))?;
+    serde_json::from_slice(&plain).map_err(|_| damaged("malformed, although authentic".into()))
+}
