@@ -6,8 +6,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lockstep_benches::{Plugin, bare, calls, message, percentile, release_binary};
+use lockstep_benches::{Plugin, bare, calls, message, percentile};
 use lockstep_tests::backed::Backed;
+use lockstep_tests::binaries;
 use lockstep_tests::servers::{Server, moto, rgw};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
@@ -31,15 +32,14 @@ fn main() {
 
 fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String>) {
     let backed = Backed::on(server, "hook");
-    let init = Command::new(release_binary("backup-cli"))
+    let init = Command::new(binaries::cli())
         .args(["init", "--lightning-dir"])
         .arg(backed.network_dir())
         .args(urls(&backed))
         .output();
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(WARM_UP + CALLS);
-    let mut plugin =
-        Plugin::start(&release_binary("cln-lockstep"), &backed.network_dir()).expect("it starts");
+    let mut plugin = Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("it starts");
     let raw = Raw::to(server);
     let (mut hook_times, mut raw_times) = (Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {

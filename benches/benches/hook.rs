@@ -4,18 +4,18 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lockstep_benches::bare;
-use lockstep_benches::{Plugin, Raw, calls, message, percentile, release_binary, sql_bytes};
+use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes};
+use lockstep_tests::binaries;
 use lockstep_tests::testdir::TestDir;
 
 fn main() {
     if bare::run_if_asked() {
         return;
     }
-    let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
+    let (plugin, cli) = (binaries::plugin(), binaries::cli());
     let dir = TestDir::new();
     let node = dir.network_dir();
     let store = dir.path("store");
@@ -34,8 +34,6 @@ fn main() {
     let mut growing = Raw::growing(&dir.path("growing")).expect("a file");
     let mut growing_times = Vec::new();
 
-    let pause = std::env::var("LOCKSTEP_PAUSE_US").ok().and_then(|us| us.parse().ok());
-    let pause = Duration::from_micros(pause.unwrap_or(0));
     let (mut hook_times, mut raw_times, mut cpu_times) = (Vec::new(), Vec::new(), Vec::new());
     let mut bare_times = Vec::new();
     let mut stored = stored_bytes(&store);
@@ -46,7 +44,6 @@ fn main() {
         let (mut floor, mut append, mut bare_took, mut took) = Default::default();
         // In turn: whoever comes second finds the disk busier.
         for turn in 0..4 {
-            sleep(pause);
             match (index + turn) % 4 {
                 0 => floor = raw.write(len).expect("the floor writes"),
                 1 => append = growing.write(len).expect("the floor writes"),

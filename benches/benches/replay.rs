@@ -4,14 +4,15 @@
 use std::process::Command;
 use std::time::Instant;
 
-use lockstep_benches::{Plugin, calls, message, release_binary, sql_bytes};
+use lockstep_benches::{Plugin, calls, message, sql_bytes};
 use lockstep_proto::batch::shape::{Literal, Shape, Values, split};
 use lockstep_tests::Batch;
+use lockstep_tests::binaries;
 use lockstep_tests::testdir::TestDir;
 use rusqlite::Connection;
 
 fn main() {
-    let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
+    let (plugin, cli) = (binaries::plugin(), binaries::cli());
     let dir = TestDir::new();
     let node = dir.network_dir();
     let (store, secret) = (dir.path("store"), dir.write_hsm_secret(7));

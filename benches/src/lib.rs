@@ -5,7 +5,7 @@ pub mod bare;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -259,15 +259,4 @@ pub fn percentile(times: &mut [Duration], p: f64) -> f64 {
     times.sort_unstable();
     let index = ((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1));
     times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
-}
-
-/// The release binaries, built if need be.
-pub fn release_binary(name: &str) -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built =
-        Command::new(cargo).args(["build", "--release", "-q", "--workspace", "--bins"]).status();
-    assert!(built.is_ok_and(|status| status.success()), "cargo build of {name} failed");
-    let bench = std::env::current_exe().expect("a running program has a path");
-    let release = bench.ancestors().nth(2).expect("target/release/deps/bench");
-    release.join(name)
 }

@@ -6,9 +6,10 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lockstep_benches::{Plugin, message, release_binary};
+use lockstep_benches::{Plugin, message};
 use lockstep_tests::Batch;
 use lockstep_tests::backed::files_under;
+use lockstep_tests::binaries;
 use lockstep_tests::step::version_bump;
 use lockstep_tests::testdir::TestDir;
 use lockstep_tests::workload::{Workload, WorkloadConfig};
@@ -37,7 +38,7 @@ pub fn growth(batches: u64) {
 }
 
 fn one(name: &str, config: WorkloadConfig, batches: u64) {
-    let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
+    let (plugin, cli) = (binaries::plugin(), binaries::cli());
     let dir = TestDir::new();
     let (node, store) = (dir.network_dir(), dir.path("store"));
     run(Command::new(&cli).args(["init", "--lightning-dir"]).arg(&node).arg(&store));

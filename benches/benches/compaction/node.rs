@@ -7,8 +7,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lockstep_benches::{Plugin, Raw, message, release_binary};
+use lockstep_benches::{Plugin, Raw, message};
 use lockstep_tests::Batch;
+use lockstep_tests::binaries;
 use lockstep_tests::step::version_bump;
 use lockstep_tests::testdir::TestDir;
 use rusqlite::Connection;
@@ -57,7 +58,7 @@ impl Times {
 impl Large {
     /// Its backup is made, and the plugin runs; compaction is started by RPC only.
     pub fn new(mib: u64) -> Self {
-        let (plugin, cli) = (release_binary("cln-lockstep"), release_binary("backup-cli"));
+        let (plugin, cli) = (binaries::plugin(), binaries::cli());
         let dir = TestDir::new();
         let node = dir.network_dir();
         let rows = mib * (1 << 20) / PAGE;

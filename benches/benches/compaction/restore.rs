@@ -1,12 +1,12 @@
 //! A restore of a large database and the log behind it, against copying the file.
 
+use lockstep_tests::binaries;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lockstep_benches::release_binary;
 use lockstep_proto::config::read_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::restore::{self, Plan, Progress, Target};
@@ -20,7 +20,7 @@ const ROUNDS: usize = 3;
 /// In turn: the program, its two halves in this process, `cp`, SQLite's check.
 pub fn restore(mib: u64) {
     let tail = sizes("LOCKSTEP_TAIL", 5_000)[0];
-    let cli = release_binary("backup-cli");
+    let cli = binaries::cli();
     let mut node = Large::new(mib);
     for _ in 0..tail {
         node.any_call();

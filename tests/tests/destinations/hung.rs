@@ -1,5 +1,6 @@
 //! A destination that hangs in the operating system holds nobody up who asks about the others.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lockstep_tests::backed::Backed;
@@ -28,29 +29,32 @@ fn a_hung_mount_is_named_and_the_others_are_shown() {
     node.stop().unwrap();
 
     fuse.hang();
+    let verb =
+        |words: &str| Cli::new(words.split(' ')).arg("--lightning-dir").arg(backed.network_dir());
+    let key = backed.network_file("backup.key");
+    let by_url = Cli::new(["status", &backed.dir().file_url("mounted"), "--key-file"]).arg(&key);
+    // From the other: it does not know whether this one is newer.
+    let restore =
+        Cli::new(["restore", &backed.url()]).arg(backed.new_dest()).arg("--key-file").arg(&key);
+    // All at once: each waits as long.
     let within = |cli: Cli| -> Output {
         let began = Instant::now();
         let output = cli.run();
         assert!(began.elapsed() < BOUND, "{:?}: {output}", began.elapsed());
         output
     };
-    let verb = |words: &str| {
-        within(Cli::new(words.split(' ')).arg("--lightning-dir").arg(backed.network_dir()))
-    };
+    let asked = [verb("status"), verb("verify"), verb("destination list"), by_url, restore];
+    let [status, verify, list, by_url, restore] = thread::scope(|scope| {
+        asked.map(|cli| scope.spawn(|| within(cli))).map(|asked| asked.join().expect("in time"))
+    });
     let unanswered = "has not answered for 20 s";
-    says(&verb("status"), 3, &["primary", "unreachable", unanswered, "can be relied on: second"]);
-    says(&verb("verify"), 3, &["'primary' is intact", unanswered, "away: second"]);
-    says(&verb("destination list"), 0, &["second", "mounted"]);
-    let url = backed.dir().file_url("mounted");
-    let key = backed.network_file("backup.key");
-    let by_url = Cli::new(["status", &url, "--key-file"]).arg(&key);
-    says(&within(by_url), 1, &[unanswered, "check the disk or network"]);
-    // A restore from the other does not know whether this one is newer.
-    let dest = backed.new_dest();
-    let restore = Cli::new(["restore", &backed.url()]).arg(&dest).arg("--key-file").arg(&key);
-    says(&within(restore), 1, &["do not answer", unanswered, "--accept-stale"]);
+    says(&status, 3, &["primary", "unreachable", unanswered, "can be relied on: second"]);
+    says(&verify, 3, &["'primary' is intact", unanswered, "away: second"]);
+    says(&list, 0, &["second", "mounted"]);
+    says(&by_url, 1, &[unanswered, "check the disk or network"]);
+    says(&restore, 1, &["do not answer", unanswered, "--accept-stale"]);
 
     fuse.go_on();
-    says(&verb("status"), 0, &["second"]);
-    says(&verb("verify"), 0, &["'second' is intact"]);
+    says(&verb("status").run(), 0, &["second"]);
+    says(&verb("verify").run(), 0, &["'second' is intact"]);
 }
