@@ -130,7 +130,9 @@ impl Hook {
 
     /// Takes the destinations of `backup.lock` for the log, and answers with what they are now.
     pub fn reload(&mut self, id: &str) {
-        let answer = match self.backup.reload() {
+        let reloaded = self.backup.reload();
+        self.watchdog.waits_for(self.backup.label());
+        let answer = match reloaded {
             Ok(reloaded) => format!(
                 r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#,
                 serde_json::to_string(&reloaded).unwrap_or_else(|_| "{}".into())

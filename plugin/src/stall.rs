@@ -24,6 +24,8 @@ pub struct Watchdog {
 
 struct Shared {
     open: Mutex<Option<OpenCall>>,
+    /// What is waited for.
+    label: Mutex<String>,
 }
 
 struct OpenCall {
@@ -38,13 +40,17 @@ impl Watchdog {
     /// # Errors
     /// Where there can be no thread.
     pub fn start(output: Arc<Output>, backup: &Backup) -> std::io::Result<Self> {
-        let call = Arc::new(Shared { open: Mutex::default() });
+        let call = Arc::new(Shared { open: Mutex::default(), label: Mutex::new(backup.label()) });
         let (shared, timeout) = (call.clone(), backup.stall_timeout());
-        let label = backup.label();
         std::thread::Builder::new()
             .name("watchdog".into())
-            .spawn(move || shared.watch(&output, &label, timeout + GRACE))?;
+            .spawn(move || shared.watch(&output, timeout + GRACE))?;
         Ok(Self { call })
+    }
+
+    /// From here on it is `label` that calls wait for.
+    pub fn waits_for(&self, label: String) {
+        *self.call.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
     }
 
     /// A call begins.
@@ -69,13 +75,14 @@ impl Watchdog {
 }
 
 impl Shared {
-    fn watch(&self, output: &Output, label: &str, timeout: Duration) {
+    fn watch(&self, output: &Output, timeout: Duration) {
         loop {
             // Looking twice a second costs less than waking a thread for each call.
             std::thread::sleep(INTERVAL);
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(call) = open.as_mut() else { continue };
             let waited = call.since.elapsed();
+            let label = self.label.lock().unwrap_or_else(PoisonError::into_inner);
             if waited >= timeout {
                 let reason = format!(
                     "'{label}' has not answered for {} s; the transaction was not committed. hint: check \

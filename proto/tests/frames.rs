@@ -57,6 +57,31 @@ fn read(segment: &Segment, bytes: &[u8]) -> (usize, Result<(), FrameError>, Tail
     (count, end, tail_after(&bytes[at..], at as u64, opener.next_number()))
 }
 
+/// A frame that is opened apart from its object is judged as one that is opened in it.
+#[test]
+fn frames_that_are_taken_open_as_others_do() {
+    let segment = segment(&[0, 1, 500, 70_000]);
+    let begins = || std::iter::once(HEADER_LEN).chain(segment.ends.iter().copied());
+    for changed in begins().map(|at| at + 8) {
+        let mut bytes = segment.bytes.clone();
+        if let Some(byte) = bytes.get_mut(changed) {
+            *byte ^= 1;
+        }
+        let mut opener = Opener::new(&segment.key, &segment.header);
+        let mut taker = Opener::new(&segment.key, &segment.header);
+        for (from, to) in begins().zip(segment.ends.iter().copied()) {
+            let mut plain = Vec::new();
+            let opened = opener.open(&bytes[from..to], &mut plain);
+            let taken = taker.take(bytes[from..to].to_vec()).unwrap().open();
+            assert_eq!(taken.map(|frame| frame[8..].to_vec()), opened.map(|_| plain));
+            if opened.is_err() {
+                break;
+            }
+            assert_eq!(taker.chain(), opener.chain());
+        }
+    }
+}
+
 #[test]
 fn a_header_comes_back() {
     let segment = segment(&[]);

@@ -79,6 +79,11 @@ impl Cursor {
         data
     }
 
+    fn unseal(&self) -> Unseal {
+        let (nonce, associated_data) = (self.nonce(), self.associated_data());
+        Unseal { cipher: self.cipher.clone(), nonce, associated_data }
+    }
+
     fn advance(&mut self, sealed: &[u8]) {
         self.chain = self.chain.next(sealed);
         self.number += 1;
@@ -178,19 +183,74 @@ impl Opener {
     /// [`FrameError`]; the opener has not moved, and `plain` holds nothing of use.
     pub fn open(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<usize, FrameError> {
         plain.clear();
+        let (sealed, len) = self.sealed(bytes)?;
+        let (held, tag) = sealed.split_at(sealed.len() - TAG_LEN);
+        plain.extend_from_slice(held);
+        self.0.unseal().decrypt(plain, tag)?;
+        self.0.advance(sealed);
+        Ok(len)
+    }
+
+    /// Takes the one frame that `bytes` are, to be opened by another thread, and goes on behind it.
+    ///
+    /// The chain holds it from then on, but **nothing about it is proved** before it was opened.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), which alone tells whether it is authentic.
+    pub fn take(&mut self, bytes: Vec<u8>) -> Result<SealedFrame, FrameError> {
+        let (sealed, len) = self.sealed(&bytes)?;
+        if len != bytes.len() {
+            return Err(FrameError::Damaged);
+        }
+        let (end, unseal) = (PREFIX_LEN + sealed.len(), self.0.unseal());
+        self.0.advance(&bytes[PREFIX_LEN..end]);
+        Ok(SealedFrame { unseal, bytes, end })
+    }
+
+    /// The sealed bytes of the frame at the front of `bytes`, and how many bytes the whole of it takes.
+    fn sealed<'a>(&self, bytes: &'a [u8]) -> Result<(&'a [u8], usize), FrameError> {
         let Some(len) = frame_len(bytes)? else { return Err(FrameError::End) };
         let (sealed, rest) = bytes[PREFIX_LEN..].split_at_checked(len).ok_or(FrameError::Short)?;
         let mark = marked(rest, self.0.number).ok_or(FrameError::Damaged)?;
-        let (held, tag) = sealed.split_at(len - TAG_LEN);
+        Ok((sealed, PREFIX_LEN + len + mark))
+    }
+}
+
+/// A frame that was taken from its object and not opened yet.
+pub struct SealedFrame {
+    unseal: Unseal,
+    bytes: Vec<u8>,
+    /// Where the tag ends.
+    end: usize,
+}
+
+impl SealedFrame {
+    /// Proves and opens it, in place: what it holds begins at [`PREFIX_LEN`] of what is returned.
+    ///
+    /// # Errors
+    /// [`FrameError::Damaged`].
+    pub fn open(self) -> Result<Vec<u8>, FrameError> {
+        let Self { unseal, mut bytes, end } = self;
+        let (frame, tag) = bytes[..end].split_at_mut(end - TAG_LEN);
+        unseal.decrypt(&mut frame[PREFIX_LEN..], tag)?;
+        bytes.truncate(end - TAG_LEN);
+        Ok(bytes)
+    }
+}
+
+/// What opens one frame, at its place.
+struct Unseal {
+    cipher: XChaCha20Poly1305,
+    nonce: XNonce,
+    associated_data: [u8; 40],
+}
+
+impl Unseal {
+    fn decrypt(&self, held: &mut [u8], tag: &[u8]) -> Result<(), FrameError> {
         let tag = Tag::try_from(tag).map_err(|_| FrameError::Damaged)?;
-        plain.extend_from_slice(held);
-        let data = self.0.associated_data();
-        self.0
-            .cipher
-            .decrypt_inout_detached(&self.0.nonce(), &data, plain.as_mut_slice().into(), &tag)
-            .map_err(|_| FrameError::Damaged)?;
-        self.0.advance(sealed);
-        Ok(PREFIX_LEN + len + mark)
+        self.cipher
+            .decrypt_inout_detached(&self.nonce, &self.associated_data, held.into(), &tag)
+            .map_err(|_| FrameError::Damaged)
     }
 }
 

@@ -10,8 +10,8 @@ mod header;
 mod key;
 
 pub use frame::{
-    Chain, FRAME_BYTES_MAX, FRAME_OVERHEAD, FrameError, Opener, PREFIX_LEN, Sealer, Tail,
-    frame_size, tail_after,
+    Chain, FRAME_BYTES_MAX, FRAME_OVERHEAD, FrameError, Opener, PREFIX_LEN, SealedFrame, Sealer,
+    Tail, frame_size, tail_after,
 };
 pub use header::{HEADER_LEN, Header, HeaderError, ObjectKind};
 pub(crate) use key::random as random_token;

@@ -1,7 +1,7 @@
 //! Reading snapshots.
 
 use std::io::Read;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use super::{CHUNK_BYTES, DELTA, END, End, META, Meta, PAGES, Summary};
@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::layout::SnapshotName;
 use crate::log::Mark;
 use crate::seal::{
-    Chain, FrameError, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, PREFIX_LEN, frame_size,
+    Chain, FrameError, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, PREFIX_LEN, SealedFrame,
+    frame_size,
 };
 use crate::segment::SegmentError;
 use crate::store::{Store, StoreErrorKind};
@@ -78,24 +79,28 @@ pub fn read(
     let meta = reader.meta()?;
     pages.begin(&meta)?;
     let damaged = |what: &str| Error::damaged(format!("'{name}'"), what);
-    let (sender, receiver) = sync_channel(FRAMES_AHEAD);
-    // One thread reads and opens the frames, this one unpacks them and gives their pages.
+    let (taken, frames) = sync_channel(FRAMES_AHEAD);
+    let (opened, packed) = sync_channel(FRAMES_AHEAD);
+    // One thread reads the frames, one opens them, and this one unpacks them and gives their pages.
     thread::scope(|scope| {
-        let opened = scope.spawn(move || open_frames(&mut reader, &sender));
+        let reading = scope.spawn(move || take_frames(reader, &taken));
+        let opening = scope.spawn(move || open_frames(name, &frames, &opened));
         let mut unzstd = zstd::bulk::Decompressor::new().map_err(|_| SegmentError::Compression)?;
         let mut plain = Vec::with_capacity(PLAIN_MAX);
         let mut count = 0;
-        for packed in receiver {
+        for packed in packed {
             plain.clear();
             unzstd
-                .decompress_to_buffer(&packed[1..], &mut plain)
+                .decompress_to_buffer(&packed[PREFIX_LEN + 1..], &mut plain)
                 .map_err(|_| damaged("pages do not unpack"))?;
             let given = each_page(&plain, &meta, pages)?;
             count += given.ok_or_else(|| damaged("malformed pages"))?;
         }
         // Whatever is wrong with a frame is behind those whose pages were given.
-        let ended = opened.join().unwrap_or_else(|_| Err(damaged("could not be read")));
-        let (end, chain_at_end, more) = ended?;
+        let unread = |_| Err(damaged("could not be read"));
+        let ended = opening.join().unwrap_or_else(|_| Err(damaged("could not be read")))?;
+        let chain_at_end = reading.join().unwrap_or_else(unread)?;
+        let Some((end, more)) = ended else { return Err(damaged("ends before its end frame")) };
         let all = meta.parent.is_some() || count == u64::from(meta.page_count);
         let meant = chain.is_none_or(|chain| chain == chain_at_end);
         if end.pages != count || !all || !meant || more {
@@ -105,30 +110,44 @@ pub fn read(
     })
 }
 
-/// Sends the frames of pages, their kind included. Returns the end frame, the chain hash after it, and whether
-/// another one follows.
-fn open_frames(
-    reader: &mut SnapshotReader,
-    sender: &SyncSender<Vec<u8>>,
-) -> Result<(End, Chain, bool)> {
-    loop {
-        match reader.next()? {
-            Some((PAGES, _)) => {
-                if sender.send(std::mem::take(&mut reader.plain)).is_err() {
-                    // The other half has given up, and says why.
-                    return Err(reader.damaged("was not read to its end"));
-                }
-            }
-            Some((END, body)) => {
-                let end: End =
-                    serde_json::from_slice(body).map_err(|_| reader.damaged("malformed"))?;
-                let chain = reader.chain();
-                return Ok((end, chain, reader.next()?.is_some()));
-            }
-            Some((kind, _)) => return Err(reader.unknown(kind)),
-            None => return Err(reader.damaged("ends before its end frame")),
+/// Sends each frame, and returns the chain hash after the last.
+fn take_frames(mut reader: SnapshotReader, taken: &SyncSender<SealedFrame>) -> Result<Chain> {
+    while let Some(frame) = reader.take()? {
+        if taken.send(frame).is_err() {
+            // Whoever opens them has given up, and says why.
+            break;
         }
     }
+    Ok(reader.opener.chain())
+}
+
+/// Sends what the frames of pages hold. Returns the end frame, and whether another one follows; `None` where there is
+/// none.
+fn open_frames(
+    name: &str,
+    frames: &Receiver<SealedFrame>,
+    opened: &SyncSender<Vec<u8>>,
+) -> Result<Option<(End, bool)>> {
+    let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
+    for frame in frames {
+        let plain = frame.open().map_err(|error| damaged(error.to_string()))?;
+        match plain.get(PREFIX_LEN) {
+            Some(&PAGES) => {
+                if opened.send(plain).is_err() {
+                    // Whoever unpacks them has given up, and says why.
+                    return Ok(None);
+                }
+            }
+            Some(&END) => {
+                let end = serde_json::from_slice(&plain[PREFIX_LEN + 1..]);
+                let end = end.map_err(|_| damaged("malformed".into()))?;
+                return Ok(Some((end, frames.recv().is_ok())));
+            }
+            Some(&kind) => return Err(unknown(name, kind)),
+            None => return Err(damaged("a frame that holds nothing".into())),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads no more than a snapshot's header and first frame. What follows them is not proved.
@@ -175,8 +194,6 @@ struct SnapshotReader {
     position: Mark,
     stream: Box<dyn Read + Send>,
     opener: Opener,
-    frame: Vec<u8>,
-    plain: Vec<u8>,
 }
 
 impl SnapshotReader {
@@ -212,25 +229,24 @@ impl SnapshotReader {
             .ok_or_else(|| Error::UnknownKey { object: name.into(), key: header.key })?;
         let opener = Opener::new(key, &header);
         let (name, position) = (name.into(), Mark { seq, chain: header.prev });
-        Ok(Self { name, position, stream, opener, frame: Vec::new(), plain: Vec::new() })
+        Ok(Self { name, position, stream, opener })
     }
 
     fn damaged(&self, what: impl ToString) -> Error {
         Error::damaged(format!("'{}'", self.name), what)
     }
 
-    fn unknown(&self, kind: u8) -> Error {
-        let what = format!("frame kind {kind}, this program knows {META} to {DELTA}");
-        Error::UnknownKind { place: format!("'{}'", self.name), what }
-    }
-
     /// The first frame.
     fn meta(&mut self) -> Result<Meta> {
-        let (kind, meta) = match self.next()? {
-            Some((kind @ (META | DELTA), body)) => {
-                (kind, serde_json::from_slice::<Meta>(body).ok())
+        let plain = self.take()?.map(SealedFrame::open).transpose();
+        let plain = plain.map_err(|error| self.damaged(error))?.unwrap_or_default();
+        let (kind, meta) = match plain.get(PREFIX_LEN..).and_then(<[u8]>::split_first) {
+            Some((kind @ &(META | DELTA), body)) => {
+                (*kind, serde_json::from_slice::<Meta>(body).ok())
             }
-            Some((kind, _)) if !(META..=DELTA).contains(&kind) => return Err(self.unknown(kind)),
+            Some((kind, _)) if !(META..=DELTA).contains(kind) => {
+                return Err(unknown(&self.name, *kind));
+            }
             _ => return Err(self.damaged("does not begin with its meta data")),
         };
         let meta = meta.ok_or_else(|| self.damaged("malformed"))?;
@@ -243,12 +259,8 @@ impl SnapshotReader {
         Ok(meta)
     }
 
-    fn chain(&self) -> Chain {
-        self.opener.chain()
-    }
-
-    /// Kind and body of the next frame; `None` at the end of the object.
-    fn next(&mut self) -> Result<Option<(u8, &[u8])>> {
+    /// The next frame; `None` at the end of the object.
+    fn take(&mut self) -> Result<Option<SealedFrame>> {
         let mut prefix = [0; PREFIX_LEN];
         match self.stream.read_exact(&mut prefix) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -258,15 +270,17 @@ impl SnapshotReader {
         let Some(size) = size.filter(|&size| size <= 4 * CHUNK_BYTES) else {
             return Err(self.damaged(FrameError::Damaged));
         };
-        self.frame.clear();
-        self.frame.extend_from_slice(&prefix);
-        self.frame.resize(size, 0);
-        self.stream
-            .read_exact(&mut self.frame[PREFIX_LEN..])
-            .map_err(|error| Error::damaged(format!("'{}'", self.name), error))?;
-        self.opener
-            .open(&self.frame, &mut self.plain)
-            .map_err(|error| Error::damaged(format!("'{}'", self.name), error))?;
-        Ok(self.plain.split_first().map(|(&kind, body)| (kind, body)))
+        let mut frame = Vec::with_capacity(size);
+        frame.extend_from_slice(&prefix);
+        let rest = (&mut self.stream).take((size - PREFIX_LEN) as u64).read_to_end(&mut frame);
+        if rest.map_err(|error| self.damaged(error))? < size - PREFIX_LEN {
+            return Err(self.damaged(FrameError::Short));
+        }
+        self.opener.take(frame).map(Some).map_err(|error| self.damaged(error))
     }
+}
+
+fn unknown(name: &str, kind: u8) -> Error {
+    let what = format!("frame kind {kind}, this program knows {META} to {DELTA}");
+    Error::UnknownKind { place: format!("'{name}'"), what }
 }

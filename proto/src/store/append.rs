@@ -10,8 +10,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::{Append, StoreError, StoreErrorKind};
 
-/// The file grows by this many zeroed bytes at a time: a few milliseconds in a few hundred records.
-const ZEROED_AHEAD: usize = 256 * 1024;
+/// The file grows by this many zeroed bytes at a time: a few milliseconds in a thousand records. (With a quarter
+/// of it each write between waits 7 µs longer in `fdatasync` on ext4; with more nothing is gained.)
+const ZEROED_AHEAD: usize = 1 << 20;
 
 static ZEROS: [u8; ZEROED_AHEAD] = [0; ZEROED_AHEAD];
 
