@@ -4,10 +4,10 @@
 //! metadata, and that is what makes an `fdatasync` slow. Direct writes with `O_DSYNC` were measured at
 //! 3 % less at the median than write and `fdatasync`, and left out for that.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
+use super::disk::OpenFile;
 use super::{Append, StoreError, StoreErrorKind};
 
 /// The file grows by this many zeroed bytes at a time: a few milliseconds in a thousand records. (With a quarter
@@ -20,7 +20,7 @@ static ZEROS: [u8; ZEROED_AHEAD] = [0; ZEROED_AHEAD];
 pub struct FileAppend {
     store: String,
     name: String,
-    file: File,
+    file: Arc<dyn OpenFile>,
     /// Bytes written.
     at: u64,
     /// Up to here the file holds data or durable zeros. 0: it is not zeroed ahead.
@@ -30,13 +30,13 @@ pub struct FileAppend {
 
 impl FileAppend {
     /// For a file that was just created.
-    pub fn new(store: &str, name: &str, file: File) -> Self {
+    pub fn new(store: &str, name: &str, file: Arc<dyn OpenFile>) -> Self {
         let (store, name) = (store.into(), name.into());
         Self { store, name, file, at: 0, zeroed: 0, zeroes_ahead: false }
     }
 
     /// For a file that holds `at` bytes, durable.
-    pub fn going_on(store: &str, name: &str, file: File, at: u64) -> Self {
+    pub fn going_on(store: &str, name: &str, file: Arc<dyn OpenFile>, at: u64) -> Self {
         Self { at, ..Self::new(store, name, file) }
     }
 
@@ -60,7 +60,7 @@ impl FileAppend {
         if !self.zeroes_ahead || end <= self.zeroed {
             return Ok(());
         }
-        let made = self.file.write_all_at(&ZEROS, end).and_then(|()| self.file.sync_data());
+        let made = self.file.write_at(&ZEROS, end).and_then(|()| self.file.sync_data());
         match made.map_err(|error| (error.kind(), error)) {
             Ok(()) => self.zeroed = end + ZEROS.len() as u64,
             Err((io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, _)) => {
@@ -76,10 +76,10 @@ impl Append for FileAppend {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let end = self.at + bytes.len() as u64;
         self.make_zeros(end)?;
-        self.file.write_all_at(bytes, self.at).map_err(self.failed("write"))?;
+        self.file.write_at(bytes, self.at).map_err(self.failed("write"))?;
         self.file.sync_data().map_err(self.failed("sync"))?;
         // Somebody may have deleted the folder under us: what has no name is no backup.
-        if self.file.metadata().map_err(self.failed("look at"))?.nlink() == 0 {
+        if self.file.links().map_err(self.failed("look at"))? == 0 {
             let gone = StoreErrorKind::Gone("it was deleted while it was being written");
             return Err(StoreError {
                 kind: gone,
@@ -111,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("segment");
         let file = OpenOptions::new().create_new(true).read(true).write(true).open(&path).unwrap();
-        let mut append = FileAppend::new("test", "segment", file);
+        let mut append = FileAppend::new("test", "segment", Arc::new(file));
         append.append(&[9; 128]).unwrap();
         append.zero_ahead();
         let mut expected = vec![9; 128];

@@ -6,41 +6,31 @@
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, fdatasync, fstatfs, fsync, linkat, mkdirat, openat,
-    statat, unlinkat,
-};
 use rustix::io::Errno;
 
 use super::append::FileAppend;
+use super::disk::{FOLDER_MODE, Folder, OpenFile, OsFolder};
 use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind, UNSYNCED_MAX};
 use crate::{hex, layout};
 
-const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 /// A temporary file that has not been written to for so many seconds is nobody's.
 const LEFTOVER_S: u64 = 24 * 3600;
-/// For an object of this size or more …
-const LARGE: u64 = 1 << 20;
-/// … so much room is asked for, however little of it is used. glibc gives back what is larger than 32 MiB as soon
+/// Room asked for to read an object, however little of it is used: glibc gives back what is larger than 32 MiB as soon
 /// as it is freed. Of what is smaller it keeps more each time: 30 MiB in a process that reads segment after segment.
 const ROOM: usize = 33 << 20;
-const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
 
 /// A folder that keeps objects as files.
 pub struct FileStore {
     label: String,
-    root: OwnedFd,
-    /// On a local file system: its zeros are worth while, and its folders are the same for everybody. A
-    /// network client keeps what it saw of a folder until that is opened again.
-    local: bool,
-    fencing: Fencing,
-    folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
+    root: Arc<dyn Folder>,
+    /// Those that are open. Of a local file system only: a network client keeps what it saw of a folder until that is
+    /// opened again.
+    folders: Mutex<HashMap<String, Arc<dyn Folder>>>,
 }
 
 impl FileStore {
@@ -80,15 +70,18 @@ impl FileStore {
     /// # Errors
     /// [`StoreErrorKind::Gone`] where there is no folder.
     pub fn open_root(path: &Path) -> Result<Self, StoreError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => path_kind(path, "open", StoreErrorKind::Gone("folder is not there")),
-            _ => path_error(path, "open", errno.into()),
+        let root = OsFolder::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                path_kind(path, "open", StoreErrorKind::Gone("folder is not there"))
+            }
+            _ => path_error(path, "open", error),
         })?;
-        let local = is_local(&root);
-        let fencing = fencing_of(&root);
-        let label = path.display().to_string();
-        Ok(Self { label, root, local, fencing, folders: Mutex::default() })
+        Ok(Self::on(path.display().to_string(), Arc::new(root)))
+    }
+
+    /// On any disk; messages name it by `label`.
+    pub fn on(label: String, root: Arc<dyn Folder>) -> Self {
+        Self { label, root, folders: Mutex::default() }
     }
 
     fn error(&self, action: &'static str, object: &str, kind: StoreErrorKind) -> StoreError {
@@ -99,68 +92,63 @@ impl FileStore {
         &'a self,
         action: &'static str,
         object: &'a str,
-    ) -> impl Fn(Errno) -> StoreError + 'a {
-        move |errno| {
-            let kind = match errno {
-                Errno::NOENT => StoreErrorKind::NotFound,
-                Errno::EXIST => StoreErrorKind::Exists,
-                _ => StoreErrorKind::Io(errno.into()),
+    ) -> impl Fn(io::Error) -> StoreError + 'a {
+        move |error| {
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => StoreErrorKind::NotFound,
+                io::ErrorKind::AlreadyExists => StoreErrorKind::Exists,
+                _ => StoreErrorKind::Io(error),
             };
             self.error(action, object, kind)
         }
     }
 
     /// The folder of an object and the object's name in it.
-    fn locate<'a>(&self, name: &'a str, make: bool) -> Result<(Arc<OwnedFd>, &'a str), StoreError> {
+    fn locate<'a>(
+        &self,
+        name: &'a str,
+        make: bool,
+    ) -> Result<(Arc<dyn Folder>, &'a str), StoreError> {
         match name.rsplit_once('/') {
             Some((folder, file)) => Ok((self.folder(folder, make)?, file)),
             None => Ok((self.folder("", make)?, name)),
         }
     }
 
-    fn folder(&self, path: &str, make: bool) -> Result<Arc<OwnedFd>, StoreError> {
+    fn folder(&self, path: &str, make: bool) -> Result<Arc<dyn Folder>, StoreError> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = folders.get(path).filter(|_| self.local) {
+        if let Some(folder) = folders.get(path).filter(|_| self.root.is_local()) {
             return Ok(folder.clone());
         }
         let failed = self.failed("open folder", path);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut folder = openat(&self.root, ".", flags, Mode::empty()).map_err(&failed)?;
+        let mut folder = self.root.open_folder(".").map_err(&failed)?;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             if make {
-                match mkdirat(&folder, part, FOLDER_MODE) {
+                match folder.make_folder(part) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(failed(error));
+                    }
                     // Whoever made it may have died before its name was durable.
-                    Ok(()) | Err(Errno::EXIST) => fsync(&folder).map_err(&failed)?,
-                    Err(errno) => return Err(failed(errno)),
+                    _ => folder.sync().map_err(&failed)?,
                 }
             }
-            folder =
-                openat(&folder, part, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(&failed)?;
+            folder = folder.open_folder(part).map_err(&failed)?;
         }
-        let folder = Arc::new(folder);
         folders.insert(path.into(), folder.clone());
         Ok(folder)
-    }
-
-    fn open_file(&self, name: &str) -> Result<File, StoreError> {
-        let (folder, file) = self.locate(name, false)?;
-        openat(&*folder, file, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
-            .map(File::from)
-            .map_err(self.failed("open", name))
     }
 }
 
 impl FileStore {
     /// Puts a file in place of the one of that name, if there is one.
-    fn write_over(&self, name: &str, bytes: &[u8]) -> Result<File, StoreError> {
+    fn write_over(&self, name: &str, bytes: &[u8]) -> Result<Arc<dyn OpenFile>, StoreError> {
         let mut object = self.new_file(name)?;
         object.write(bytes)?;
         let failed = self.failed("replace", name);
-        fsync(&object.out).map_err(&failed)?;
-        let (folder, file) = (&*object.folder, object.file.as_str());
-        rustix::fs::renameat(folder, &object.temporary, folder, file).map_err(&failed)?;
-        fsync(folder).map_err(&failed)?;
-        object.out.try_clone().map_err(|error| self.error("replace", name, error.into()))
+        object.out.sync_all().map_err(&failed)?;
+        object.folder.rename(&object.temporary, &object.file).map_err(&failed)?;
+        object.folder.sync().map_err(&failed)?;
+        Ok(object.out.clone())
     }
 
     fn new_file(&self, name: &str) -> Result<NewFile<'_>, StoreError> {
@@ -168,11 +156,9 @@ impl FileStore {
         let token: [u8; 8] = crate::seal::random_token()
             .map_err(|error| self.error("create", name, io::Error::other(error).into()))?;
         let temporary = format!(".{file}.{}.tmp", hex::encode(&token));
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let out =
-            openat(&*folder, &temporary, flags, FILE_MODE).map_err(self.failed("create", name))?;
+        let out = folder.create(&temporary).map_err(self.failed("create", name))?;
         let (name, file) = (name.to_owned(), file.to_owned());
-        Ok(NewFile { store: self, folder, name, file, temporary, out: out.into(), at: 0 })
+        Ok(NewFile { store: self, folder, name, file, temporary, out, at: 0 })
     }
 }
 
@@ -182,29 +168,28 @@ impl Store for FileStore {
     }
 
     fn fencing(&self) -> Result<Fencing, StoreError> {
-        Ok(self.fencing)
+        Ok(self.root.fencing())
     }
 
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
         if name.starts_with(layout::SNAPSHOTS) {
-            remove_leftovers(&self.locate(name, true)?.0);
+            remove_leftovers(&*self.locate(name, true)?.0);
         }
         Ok(Box::new(self.new_file(name)?))
     }
 
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
         let (folder, file) = self.locate(name, true)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let out = openat(&*folder, file, flags, FILE_MODE).map_err(|errno| match errno {
-            Errno::NOENT => {
+        let out = folder.create(file).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
                 self.error("create", name, StoreErrorKind::Gone("its folder was deleted"))
             }
-            _ => self.failed("create", name)(errno),
+            _ => self.failed("create", name)(error),
         })?;
-        let mut append = FileAppend::new(&self.label, name, out.into());
+        let mut append = FileAppend::new(&self.label, name, out);
         append.append(header)?;
-        fsync(&*folder).map_err(self.failed("sync folder of", name))?;
-        if self.local {
+        folder.sync().map_err(self.failed("sync folder of", name))?;
+        if self.root.is_local() {
             append.zero_ahead();
         }
         Ok(Box::new(append))
@@ -226,32 +211,29 @@ impl Store for FileStore {
             .concat();
         let file = self.write_over(name, &bytes)?;
         let mut append = FileAppend::going_on(&self.label, name, file, bytes.len() as u64);
-        if self.local {
+        if self.root.is_local() {
             append.zero_ahead();
         }
         Ok(Box::new(append))
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let failed = |error: io::Error| self.error("read", name, error.into());
-        let mut file = self.open_file(name)?;
-        let len = file.metadata().map_err(failed)?.len();
-        let mut bytes = Vec::new();
-        if len >= LARGE {
-            bytes.reserve(ROOM);
-        }
-        file.read_to_end(&mut bytes).map_err(failed)?;
+        let mut bytes = Vec::with_capacity(ROOM);
+        self.read_stream(name)?
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.error("read", name, error.into()))?;
         Ok(bytes)
     }
 
     fn read_stream(&self, name: &str) -> Result<Box<dyn Read + Send>, StoreError> {
-        Ok(Box::new(self.open_file(name)?))
+        let (folder, file) = self.locate(name, false)?;
+        folder.open(file).map_err(self.failed("open", name))
     }
 
     fn exists(&self, name: &str) -> Result<bool, StoreError> {
-        let found = self.locate(name, false).and_then(|(folder, file)| {
-            statat(&*folder, file, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed("look up", name))
-        });
+        let found = self
+            .locate(name, false)
+            .and_then(|(folder, file)| folder.look_up(file).map_err(self.failed("look up", name)));
         match found {
             Ok(_) => Ok(true),
             Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => Ok(false),
@@ -260,35 +242,32 @@ impl Store for FileStore {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
-        let fd = match self.folder(folder, false) {
+        let opened = match self.folder(folder, false) {
             Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => return Ok(Vec::new()),
-            fd => fd?,
+            opened => opened?,
         };
         let failed = self.failed("list", folder);
         let mut entries = Vec::new();
-        for entry in Dir::read_from(&*fd).map_err(&failed)? {
-            let entry = entry.map_err(&failed)?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
+        for name in opened.names().map_err(&failed)? {
             if name.starts_with('.') {
                 continue;
             }
-            let stat = match statat(&*fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
-                stat => stat.map_err(&failed)?,
-            };
-            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let size = if is_folder { 0 } else { stat.st_size as u64 };
-            entries.push(Entry { name: name.into(), size, folder: is_folder });
+            match opened.look_up(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => {
+                    let found = found.map_err(&failed)?;
+                    entries.push(Entry { name, size: found.size, folder: found.folder });
+                }
+            }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
 
     fn sync(&self, name: &str) -> Result<(), StoreError> {
-        let file = self.open_file(name)?;
-        fsync(&file).map_err(self.failed("sync", name))?;
-        let (folder, _) = self.locate(name, false)?;
-        fsync(&*folder).map_err(self.failed("sync folder of", name))
+        let (folder, file) = self.locate(name, false)?;
+        folder.sync_file(file).map_err(self.failed("sync", name))?;
+        folder.sync().map_err(self.failed("sync folder of", name))
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -296,11 +275,11 @@ impl Store for FileStore {
             Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => return Ok(()),
             located => located?,
         };
-        match unlinkat(&*folder, file, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {
-                fsync(&*folder).map_err(self.failed("sync folder of", name))
+        match folder.remove(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("remove", name)(error))
             }
-            Err(errno) => Err(self.failed("remove", name)(errno)),
+            _ => folder.sync().map_err(self.failed("sync folder of", name)),
         }
     }
 }
@@ -308,65 +287,66 @@ impl Store for FileStore {
 /// A file under a temporary name.
 struct NewFile<'a> {
     store: &'a FileStore,
-    folder: Arc<OwnedFd>,
+    folder: Arc<dyn Folder>,
     name: String,
     file: String,
     temporary: String,
-    out: File,
+    out: Arc<dyn OpenFile>,
     at: u64,
 }
 
 impl NewObject for NewFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.out
-            .write_all_at(bytes, self.at)
+            .write_at(bytes, self.at)
             .map_err(|error| self.store.error("write", &self.name, error.into()))?;
         let before = self.at / UNSYNCED_MAX;
         self.at += bytes.len() as u64;
         if self.at / UNSYNCED_MAX > before {
-            fdatasync(&self.out).map_err(self.store.failed("sync", &self.name))?;
+            self.out.sync_data().map_err(self.store.failed("sync", &self.name))?;
         }
         Ok(())
     }
 
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let failed = self.store.failed("create", &self.name);
-        fsync(&self.out).map_err(&failed)?;
-        match linkat(&*self.folder, &self.temporary, &*self.folder, &self.file, AtFlags::empty()) {
+        self.out.sync_all().map_err(&failed)?;
+        match self.folder.link(&self.temporary, &self.file) {
             Ok(()) => {}
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
-                self.rename_new()?
-            }
-            Err(errno) => return Err(failed(errno)),
+            Err(error) if knows_no_links(&error) => self.rename_new()?,
+            Err(error) => return Err(failed(error)),
         }
-        fsync(&*self.folder).map_err(&failed)
+        self.folder.sync().map_err(&failed)
     }
+}
+
+/// True where the file system has no hard links.
+fn knows_no_links(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
+    )
 }
 
 impl NewFile<'_> {
     /// Where there are no hard links: takes the name with an exclusive create, then renames over it.
     fn rename_new(&self) -> Result<(), StoreError> {
         let failed = self.store.failed("create", &self.name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        openat(&*self.folder, &self.file, flags, FILE_MODE).map_err(&failed)?;
-        rustix::fs::renameat(&*self.folder, &self.temporary, &*self.folder, &self.file)
-            .map_err(failed)
+        self.folder.create(&self.file).map_err(&failed)?;
+        self.folder.rename(&self.temporary, &self.file).map_err(failed)
     }
 }
 
 /// Removes what processes left that died while they wrote a large object: what has not been written to for a
 /// day. Best effort: it costs space, nothing else.
-fn remove_leftovers(folder: &OwnedFd) {
-    let Ok(entries) = Dir::read_from(folder) else { return };
+fn remove_leftovers(folder: &dyn Folder) {
+    let Ok(names) = folder.names() else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let temporary = name.to_bytes().starts_with(b".") && name.to_bytes().ends_with(b".tmp");
-        if temporary
-            && let Ok(found) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            && now.saturating_sub(u64::try_from(found.st_mtime).unwrap_or(u64::MAX)) > LEFTOVER_S
+    for name in names.iter().filter(|name| name.starts_with('.') && name.ends_with(".tmp")) {
+        if let Ok(found) = folder.look_up(name)
+            && now.saturating_sub(found.modified_s) > LEFTOVER_S
         {
-            let _ = unlinkat(folder, name, AtFlags::empty());
+            let _ = folder.remove(name);
         }
     }
 }
@@ -374,25 +354,7 @@ fn remove_leftovers(folder: &OwnedFd) {
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         // Best effort: a leftover begins with a dot and is never listed.
-        let _ = unlinkat(&*self.folder, &self.temporary, AtFlags::empty());
-    }
-}
-
-/// True on file systems of this machine's own disks that overwrite in place; copy-on-write and network
-/// ones gain nothing from zeros.
-fn is_local(root: &OwnedFd) -> bool {
-    const EXT: u64 = 0xef53;
-    const XFS: u64 = 0x5846_5342;
-    fstatfs(root.as_fd()).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | XFS))
-}
-
-/// FUSE file systems (sshfs, rclone, bindfs …) may show what another machine made only after a while. NFS and SMB show it
-/// to whoever opens the folder anew, and create exclusively (measured on knfsd and Samba).
-fn fencing_of(root: &OwnedFd) -> Fencing {
-    const FUSE: u64 = 0x6573_5546;
-    match fstatfs(root.as_fd()) {
-        Ok(stat) if stat.f_type as u64 != FUSE => Fencing::Real,
-        Ok(_) | Err(_) => Fencing::Advisory,
+        let _ = self.folder.remove(&self.temporary);
     }
 }
 

@@ -10,6 +10,7 @@
 mod append;
 mod bucket;
 mod copied;
+pub mod disk;
 mod file;
 mod parts;
 
