@@ -194,6 +194,12 @@ impl<'s> Branch<'s> {
             Error::Database { what, .. } if at < self.stop => {
                 damaged(&self.scan.path, at, version, what)
             }
+            // That error's words, with the place in the file.
+            forbidden @ Error::Forbidden { .. } => {
+                let words = forbidden.to_string();
+                let what = words.split_once(": ").map_or(&*words, |(_, what)| what);
+                damaged(&self.scan.path, at, version, what)
+            }
             Error::Database { what, .. } => Error::Damaged {
                 place: format!("'{}', database after the last record", self.scan.path.display()),
                 what,
