@@ -269,9 +269,10 @@ impl Error {
                 with 'backup-cli init'."
                 .into(),
             Self::Refused { hint, .. } => hint.clone(),
-            Self::Database { .. } | Self::Batch(_) | Self::Key(_) | Self::File { .. } => {
-                return None;
+            Self::File { path, .. } => {
+                format!("look at '{path}', its permissions and the disk that it is on, then try again.")
             }
+            Self::Database { .. } | Self::Batch(_) | Self::Key(_) => return None,
         })
     }
 
