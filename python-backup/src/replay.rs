@@ -19,9 +19,9 @@ use lockstep_proto::version::DataVersion;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::format::{HEAD_LEN, Head, Kind, statements};
-use super::mend::mend;
-use super::scan::{Scan, damaged};
+use crate::format::{HEAD_LEN, Head, Kind, statements};
+use crate::mend::mend;
+use crate::scan::{Scan, damaged};
 
 /// Branches that are tried. Each takes as long as a restore; the first is the right one but for defects
 /// that nobody has seen yet.
