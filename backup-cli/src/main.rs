@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`commands`] | one file a verb |
-//! | [`python_backup`] | the file of the Python plugin `backup` |
 //! | [`place`] | which log is meant: a node's directory, or a URL and a key |
 //! | [`unlock`] | every way to the key ring |
 //! | [`output`] | results, progress, errors |
@@ -15,7 +14,6 @@ mod commands;
 mod failure;
 mod output;
 mod place;
-mod python_backup;
 mod sources;
 mod unlock;
 

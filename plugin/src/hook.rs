@@ -1,35 +1,16 @@
 //! One `db_write`: from JSON to an answer.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use lockstep_proto::batch::is_settings;
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::Call;
-use serde::Deserialize;
+use lockstep_wire::DbWrite;
 
 use crate::backup::{Appended, Backup};
 use crate::stall::Watchdog;
 use crate::wire::{Level, Output};
-
-/// The parameters of `db_write`.
-#[derive(Deserialize)]
-pub struct DbWrite<'a> {
-    data_version: u32,
-    #[serde(borrow)]
-    writes: Vec<Sql<'a>>,
-}
-
-/// A statement, borrowed from the message wherever it has no escapes.
-#[derive(Deserialize)]
-struct Sql<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl AsRef<str> for Sql<'_> {
-    fn as_ref(&self) -> &str {
-        &self.0
-    }
-}
 
 /// Answers `db_write` where this node must not go on: every call is refused.
 ///
@@ -112,7 +93,7 @@ impl Hook {
                 hint: "back up PostgreSQL with its own replication, and remove this plugin.".into(),
             });
         }
-        if call.writes.iter().any(|sql| memchr::memchr(0, sql.0.as_bytes()).is_some()) {
+        if call.writes.iter().any(|sql| memchr::memchr(0, sql.as_ref().as_bytes()).is_some()) {
             return Err(Error::Refused {
                 what: "db_write with a NUL in a statement, which SQLite would cut there".into(),
                 hint: "report it; the transaction was not committed.".into(),
@@ -157,15 +138,6 @@ pub fn refusal(id: &str, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statements_are_borrowed_where_they_can_be() {
-        let json =
-            r#"{"data_version": 7, "writes": ["DELETE FROM a", "INSERT INTO b VALUES ('\n')"]}"#;
-        let call: DbWrite<'_> = serde_json::from_str(json).unwrap();
-        assert!(matches!(call.writes[0].0, Cow::Borrowed(_)));
-        assert_eq!(call.writes[1].as_ref(), "INSERT INTO b VALUES ('\n')");
-    }
 
     #[test]
     fn a_reason_cannot_break_out_of_its_answer() {

@@ -36,14 +36,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use lockstep_wire::{DbWrite, Message};
 use serde_json::value::RawValue;
 
 use crate::backup::Backup;
-use crate::hook::{DbWrite, Hook, Refusal, refusal};
+use crate::hook::{Hook, Refusal, refusal};
 use crate::node::NodeSide;
 use crate::stall::Watchdog;
 use crate::status::SharedStatus;
-use crate::wire::{Input, Level, Message, Next, Output};
+use crate::wire::{Input, Level, Next, Output};
 
 /// Name and version, as they are written into logs and claims.
 pub const PROGRAM: &str = concat!("cln-lockstep/", env!("CARGO_PKG_VERSION"));

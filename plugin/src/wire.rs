@@ -1,24 +1,12 @@
 //! JSON-RPC messages on stdin and stdout, each ended by a blank line.
 
-use std::borrow::Cow;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use memchr::memmem;
+use lockstep_wire::{END, Framing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::stdio::{stdin, stdout};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
-/// Bytes read at a time.
-const READ: usize = 64 * 1024;
-/// A buffer that one huge message has grown past this is given back.
-const BUFFER_KEPT: usize = 1 << 20;
-/// Longest message that is taken. lightningd's own limits are far below.
-const MESSAGE_MAX: usize = 1 << 30;
-
-const END: &[u8] = b"\n\n";
 
 /// What stdin gave.
 pub enum Next<'a> {
@@ -32,14 +20,7 @@ pub enum Next<'a> {
 
 /// Reads messages from stdin.
 #[derive(Default)]
-pub struct Input {
-    buffer: Vec<u8>,
-    filled: usize,
-    /// Bytes at the front that belong to the message given last.
-    given: usize,
-    /// Bytes that are known to hold no end of a message.
-    searched: usize,
-}
+pub struct Input(Framing);
 
 impl Input {
     /// The next message; with `quiet_ms`, waits no longer than that for anything to come.
@@ -47,18 +28,7 @@ impl Input {
     /// # Errors
     /// Where stdin cannot be read, or a message is longer than 1 GiB.
     pub fn next(&mut self, quiet_ms: Option<u64>) -> io::Result<Next<'_>> {
-        self.forget_given();
-        loop {
-            let from = self.searched.saturating_sub(1);
-            if let Some(at) = memmem::find(&self.buffer[from..self.filled], END) {
-                let end = from + at;
-                self.given = end + END.len();
-                return Ok(Next::Message(&self.buffer[..end]));
-            }
-            self.searched = self.filled;
-            if self.filled > MESSAGE_MAX {
-                return Err(io::Error::other("a message of more than 1 GiB"));
-            }
+        while !self.0.advance().map_err(io::Error::other)? {
             if quiet_ms.is_some_and(|ms| !readable_within(ms)) {
                 return Ok(Next::Quiet);
             }
@@ -66,27 +36,14 @@ impl Input {
                 return Ok(Next::End);
             }
         }
-    }
-
-    fn forget_given(&mut self) {
-        self.buffer.copy_within(self.given..self.filled, 0);
-        self.filled -= self.given;
-        self.given = 0;
-        self.searched = 0;
-        if self.buffer.len() > BUFFER_KEPT && self.filled < READ {
-            self.buffer.truncate(READ);
-            self.buffer.shrink_to_fit();
-        }
+        Ok(Next::Message(self.0.message()))
     }
 
     fn read(&mut self) -> io::Result<usize> {
-        if self.buffer.len() < self.filled + READ {
-            self.buffer.resize((self.filled + READ).max(2 * self.buffer.len()), 0);
-        }
         loop {
-            match rustix::io::read(stdin(), &mut self.buffer[self.filled..]) {
+            match rustix::io::read(stdin(), self.0.space()) {
                 Ok(read) => {
-                    self.filled += read;
+                    self.0.came(read);
                     return Ok(read);
                 }
                 Err(Errno::INTR) => {}
@@ -102,29 +59,6 @@ fn readable_within(ms: u64) -> bool {
     let timeout = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000 * 1_000_000) as _ };
     // An error is not quiet: the read that follows will say what it is.
     !matches!(poll(&mut fds, Some(&timeout)), Ok(0))
-}
-
-/// A message, with its parameters as `P`: left alone until it is known who takes them, or read at once.
-#[derive(Deserialize)]
-pub struct Message<'a, P = &'a RawValue> {
-    /// Absent in notifications. Kept as it came: lightningd's ids are strings.
-    #[serde(borrow)]
-    pub id: Option<&'a RawValue>,
-    /// What is called.
-    #[serde(borrow, default)]
-    pub method: Cow<'a, str>,
-    /// What it is called with.
-    pub params: Option<P>,
-}
-
-impl<'a, P: Deserialize<'a>> Message<'a, P> {
-    /// Reads a message.
-    ///
-    /// # Errors
-    /// Where it is not JSON, or its parameters are no `P`.
-    pub fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(bytes)
-    }
 }
 
 /// How lightningd marks a line of its log.

@@ -12,9 +12,7 @@ use url::Url;
 use crate::error::{Error, Result};
 use crate::marker::Marker;
 use crate::seal::StoreId;
-use crate::store::{
-    BucketStore, CopiedBucket, FileStore, Options, Store, StoreError, StoreErrorKind,
-};
+use crate::store::{CopiedBucket, FileStore, Options, Store, StoreError, StoreErrorKind};
 
 /// How long an append to a bucket is tried again, where nobody says otherwise.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,8 +36,18 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    fn connect(&self) -> Result<BucketStore> {
-        Ok(BucketStore::connect(&self.url, &self.options, self.patience)?)
+    #[cfg(feature = "buckets")]
+    fn connect(&self) -> Result<Arc<dyn Store>> {
+        use crate::store::BucketStore;
+        Ok(Arc::new(BucketStore::connect(&self.url, &self.options, self.patience)?))
+    }
+
+    #[cfg(not(feature = "buckets"))]
+    fn connect(&self) -> Result<Arc<dyn Store>> {
+        Err(Error::Refused {
+            what: format!("'{}' is a bucket, and this program was built without", self.url),
+            hint: "build it with the feature 'buckets'.".into(),
+        })
     }
 }
 
@@ -67,7 +75,7 @@ impl Destination {
     pub fn open(&self) -> Result<Arc<dyn Store>> {
         match self {
             Self::Folder(path) => Ok(folder(path, FileStore::open(path)?)?),
-            Self::Bucket(bucket) => Ok(Arc::new(bucket.connect()?)),
+            Self::Bucket(bucket) => bucket.connect(),
         }
     }
 
@@ -104,7 +112,7 @@ impl Destination {
     pub fn create(&self) -> Result<Arc<dyn Store>> {
         let store: Arc<dyn Store> = match self {
             Self::Folder(path) => Arc::new(FileStore::create_root(path)?),
-            Self::Bucket(bucket) => Arc::new(bucket.connect()?),
+            Self::Bucket(bucket) => bucket.connect()?,
         };
         if !store.list("")?.is_empty() {
             let hint = match self {

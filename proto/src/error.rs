@@ -171,6 +171,12 @@ pub enum Error {
         /// SQLite's words, without any statement.
         what: String,
     },
+    /// A replayed statement that reaches further than its own database, as none of lightningd's does.
+    #[error("{place}: a statement reaches beyond its own database, and is not executed")]
+    Forbidden {
+        /// Seq of the batch.
+        place: String,
+    },
     /// A key could not be made or read.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -202,7 +208,8 @@ impl Error {
             | Self::Damaged { .. }
             | Self::TwoHistories { .. }
             | Self::Differs { .. }
-            | Self::Database { .. } => Class::Damaged,
+            | Self::Database { .. }
+            | Self::Forbidden { .. } => Class::Damaged,
             Self::FormatVersion { .. } | Self::UnknownKind { .. } | Self::Behind { .. } => {
                 Class::Version
             }
@@ -257,10 +264,15 @@ impl Error {
                 generation then begins with a snapshot of the database. What was before stays until \
                 'backup-cli prune --release-hold'."
                 .into(),
+            Self::Forbidden { .. } => "lightningd never writes such a statement: somebody else has this backup's key. \
+                Nothing was changed; do not trust what was written from there on, and make a new backup \
+                with 'backup-cli init'."
+                .into(),
             Self::Refused { hint, .. } => hint.clone(),
-            Self::Database { .. } | Self::Batch(_) | Self::Key(_) | Self::File { .. } => {
-                return None;
+            Self::File { path, .. } => {
+                format!("look at '{path}', its permissions and the disk that it is on, then try again.")
             }
+            Self::Database { .. } | Self::Batch(_) | Self::Key(_) => return None,
         })
     }
 

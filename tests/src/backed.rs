@@ -24,6 +24,12 @@ pub fn ci_or_long<T>(ci: T, long: T) -> T {
     if std::env::var_os(LONG_VARIABLE).is_some_and(|value| value == "1") { long } else { ci }
 }
 
+/// How many seconds a long form runs that could run for ever: `LOCKSTEP_SECONDS`, or as many.
+pub fn long_seconds(usual: u64) -> u64 {
+    std::env::var("LOCKSTEP_SECONDS")
+        .map_or(usual, |seconds| seconds.parse().expect("LOCKSTEP_SECONDS is a number"))
+}
+
 /// A directory with a node in it and a folder beside it that holds the node's backup.
 #[derive(Debug)]
 pub struct Backed {

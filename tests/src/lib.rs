@@ -10,16 +10,20 @@
 //! - [`backed`]: a node together with its backup, as the real programs make it.
 //! - [`servers`]: real servers to keep a backup on, and a proxy that fails as they do.
 //! - [`machine`]: a machine with a kernel of its own, for NFS and CIFS.
+//! - [`strace`]: system calls that fail.
+//! - [`disk`]: disks that fill up, and whose power is cut.
 //! - [`binaries`]: the programs under test, and directories to run them in.
 
 pub mod backed;
 pub mod binaries;
+pub mod disk;
 pub mod machine;
 pub mod oracle;
 pub mod real;
 pub mod servers;
 pub mod sim;
 pub mod step;
+pub mod strace;
 pub mod testdir;
 pub mod workload;
 

@@ -158,6 +158,30 @@ fn set_header_back(bytes: &mut [u8]) {
 
 const SAME: [&str; 5] = ["real-plain", "real-compacted", "abandoned", "expansion", "disk-full"];
 
+/// A record that the plugin would have written for these statements.
+fn change(data_version: u32, sql: &str) -> Vec<u8> {
+    let len = u32::try_from(sql.len()).unwrap();
+    [&len.to_be_bytes()[..], &data_version.to_be_bytes(), &[1], sql.as_bytes()].concat()
+}
+
+#[test]
+fn a_statement_that_reaches_beyond_its_database_is_not_replayed() {
+    for sql in ["ATTACH '{}' AS other", "DETACH '{}'", "SELECT load_extension('{}')"] {
+        let import = Import::without_database("real-plain");
+        let out = import.dir.path("reached");
+        let sql = sql.replace("{}", &out.display().to_string());
+        import.spoil(|bytes| {
+            let version = u32::from_be_bytes(bytes[4..8].try_into().unwrap()) + 1;
+            bytes[4..8].copy_from_slice(&version.to_be_bytes());
+            bytes.extend(change(version, &sql));
+        });
+        let output = import.cli().arg("--write-database").run();
+        assert_says(&output, 13, &["record at offset", "reaches beyond its own database"]);
+        assert!(!output.stderr.contains(&sql) && !out.exists(), "{output}");
+        assert!(!import.database().exists() && !import.dir.path("store").exists(), "{output}");
+    }
+}
+
 // With the node's database.
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use lockstep_tests::Step;
-use lockstep_tests::backed::{Backed, ci_or_long, files_under, reason_not_to_go_on};
+use lockstep_tests::backed::{Backed, ci_or_long, files_under, long_seconds, reason_not_to_go_on};
 use lockstep_tests::binaries::Cli;
 use lockstep_tests::sim::{
     Answer, Crash, CrashPoint, Database, Fate, Node, NodeConfig, Sent, Standing, Victim,
@@ -177,13 +177,15 @@ impl Life {
 #[test]
 fn random_deaths_lose_no_acknowledged_batch_and_restore_no_other() {
     let points: u32 = ci_or_long(150, 1_000);
+    // Further, for as long as somebody wants.
+    let least = ci_or_long(Duration::ZERO, Duration::from_secs(long_seconds(0)));
     let began = Instant::now();
     let seed = seed();
     let lives: Vec<_> = (0..NODES)
         .map(|number| {
             thread::spawn(move || {
                 let mut life = Life::new(seed + u64::from(number));
-                for _ in 0..points.div_ceil(NODES) {
+                while life.tally.deaths < points.div_ceil(NODES) || began.elapsed() < least {
                     life.one_death();
                 }
                 Backed::write(&mut life.node, &mut life.workload, 5);

@@ -12,6 +12,8 @@ use lockstep_proto::error::Error;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
 use lockstep_proto::version::DataVersion;
+use lockstep_python_backup::scan::Tail;
+use lockstep_python_backup::{Extent, Replayed, Scan};
 use serde::Serialize;
 
 use super::creation::{Creation, NewPlaces, find_node};
@@ -19,7 +21,6 @@ use super::{missing_slots, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
-use crate::python_backup::{Extent, Replayed, Scan, scan::Tail};
 use crate::unlock;
 
 /// The Python plugin's lock file, once ours has taken its name.
@@ -378,7 +379,7 @@ impl Import<'_> {
         database: &ReplayedDatabase,
     ) -> Result<Replayed, Error> {
         let bar = self.output.bar("replaying the old backup", self.scan.end);
-        let replayed = crate::python_backup::replay::run(
+        let replayed = lockstep_python_backup::replay::run(
             self.scan,
             extent,
             any_branch,

@@ -30,7 +30,8 @@ pub struct Replay<'c> {
     guard: &'c Guard,
     prepared: Prepared<'c>,
     in_transaction: bool,
-    session: u64,
+    /// That of the newest batch, once there is one.
+    session: Option<u64>,
     uncommitted: u64,
     /// Each commit leaves the position of its newest batch in the file's header.
     marks: bool,
@@ -113,42 +114,66 @@ pub fn open_with(path: &Path, settings: &str) -> Result<(Connection, Guard)> {
     let failed = |error: rusqlite::Error| sqlite_error(format!("'{}'", path.display()), &error);
     let mut db = Connection::open(path).map_err(failed)?;
     db.execute_batch(settings).map_err(failed)?;
-    let guard = Guard(Arc::new(AtomicBool::new(true)));
-    let own = guard.0.clone();
-    db.authorizer(Some(move |context: AuthContext<'_>| authorize(&context, &own)))
+    let guard = Guard::default();
+    let state = guard.0.clone();
+    db.authorizer(Some(move |context: AuthContext<'_>| state.authorize(&context)))
         .map_err(failed)?;
     Ok((db, guard))
 }
 
-/// Tells this program's own statements from replayed ones.
-pub struct Guard(Arc<AtomicBool>);
+/// Tells this program's own statements from replayed ones, which may do less.
+#[derive(Default)]
+pub struct Guard(Arc<GuardState>);
+
+#[derive(Default)]
+struct GuardState {
+    replayed: AtomicBool,
+    /// A replayed statement was refused.
+    refused: AtomicBool,
+}
 
 impl Guard {
     /// From here on statements are this program's own.
     pub fn own(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.replayed.store(false, Ordering::Relaxed);
     }
 
     /// From here on they are replayed ones again.
     pub fn replayed(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.replayed.store(true, Ordering::Relaxed);
+    }
+
+    /// Why a replayed statement failed.
+    fn explain(&self, batch: &CommittedBatch, error: &rusqlite::Error) -> Error {
+        let place = format!("batch seq {}", batch.at.seq);
+        if self.0.refused.load(Ordering::Relaxed) {
+            return Error::Forbidden { place };
+        }
+        sqlite_error(place, error)
+    }
+}
+
+impl GuardState {
+    fn authorize(&self, context: &AuthContext<'_>) -> Authorization {
+        if !self.replayed.load(Ordering::Relaxed) || stays_at_home(&context.action) {
+            return Authorization::Allow;
+        }
+        self.refused.store(true, Ordering::Relaxed);
+        Authorization::Deny
     }
 }
 
 /// A log is the node's own words, but only those about its own database: whoever stole the key must not
 /// reach further with them.
-fn authorize(context: &AuthContext<'_>, own: &AtomicBool) -> Authorization {
-    if own.load(Ordering::Relaxed) {
-        return Authorization::Allow;
-    }
-    match context.action {
+fn stays_at_home(action: &AuthAction<'_>) -> bool {
+    match action {
         AuthAction::Attach { .. }
         | AuthAction::Detach { .. }
         | AuthAction::Transaction { .. }
         | AuthAction::Savepoint { .. }
         | AuthAction::CreateVtable { .. }
         | AuthAction::DropVtable { .. }
-        | AuthAction::Unknown { .. } => Authorization::Deny,
+        | AuthAction::Unknown { .. } => false,
         AuthAction::Pragma { pragma_name, .. } => {
             // The checks SQLite itself makes where a column is added to a STRICT table or one with CHECK.
             let known = [
@@ -158,20 +183,12 @@ fn authorize(context: &AuthContext<'_>, own: &AtomicBool) -> Authorization {
                 "quick_check",
                 "integrity_check",
             ];
-            if known.iter().any(|name| pragma_name.eq_ignore_ascii_case(name)) {
-                Authorization::Allow
-            } else {
-                Authorization::Deny
-            }
+            known.iter().any(|name| pragma_name.eq_ignore_ascii_case(name))
         }
         AuthAction::Function { function_name } => {
-            if function_name.eq_ignore_ascii_case("load_extension") {
-                Authorization::Deny
-            } else {
-                Authorization::Allow
-            }
+            !function_name.eq_ignore_ascii_case("load_extension")
         }
-        _ => Authorization::Allow,
+        _ => true,
     }
 }
 
@@ -183,7 +200,7 @@ impl<'c> Replay<'c> {
             guard,
             prepared: Prepared::default(),
             in_transaction: false,
-            session: 0,
+            session: None,
             uncommitted: 0,
             marks: false,
             newest: None,
@@ -202,13 +219,14 @@ impl<'c> Replay<'c> {
     /// Executes one batch.
     ///
     /// # Errors
-    /// [`Error::Database`] with the seq, where SQLite refuses a statement.
+    /// [`Error::Database`] with the seq, where SQLite refuses a statement; [`Error::Forbidden`] where it is one that
+    /// lightningd never writes.
     pub fn apply(&mut self, batch: &CommittedBatch) -> Result<()> {
-        let failed =
-            |error: rusqlite::Error| sqlite_error(format!("batch seq {}", batch.at.seq), &error);
-        if batch.session != self.session {
+        let guard = self.guard;
+        let failed = |error: rusqlite::Error| guard.explain(batch, &error);
+        if self.session != Some(batch.session) {
             // A node that died between two settings starts again with its own.
-            self.session = batch.session;
+            self.session = Some(batch.session);
             self.commit().and_then(|()| self.own(SESSION_SETTINGS)).map_err(failed)?;
         }
         let most = if self.marks { STATEMENTS_PER_MARK } else { STATEMENTS_PER_COMMIT };
@@ -219,6 +237,7 @@ impl<'c> Replay<'c> {
                 self.in_transaction = true;
             }
         }
+        self.guard.replayed();
         for statement in &batch.statements {
             self.execute(statement, batch).map_err(failed)?;
         }
@@ -241,7 +260,7 @@ impl<'c> Replay<'c> {
         self.guard.replayed();
         for statement in &batch.statements {
             let done = self.execute(statement, batch);
-            done.map_err(|error| sqlite_error(format!("batch seq {}", batch.at.seq), &error))?;
+            done.map_err(|error| self.guard.explain(batch, &error))?;
         }
         Ok(())
     }
@@ -269,9 +288,9 @@ impl<'c> Replay<'c> {
     }
 
     fn own(&self, sql: &str) -> rusqlite::Result<()> {
-        self.guard.0.store(true, Ordering::Relaxed);
+        self.guard.own();
         let done = self.db.execute_batch(sql);
-        self.guard.0.store(false, Ordering::Relaxed);
+        self.guard.replayed();
         done
     }
 
@@ -375,6 +394,10 @@ mod tests {
     use crate::seal::Chain;
 
     fn replay(statements: &[&str]) -> Result<()> {
+        replay_in_session(1, statements)
+    }
+
+    fn replay_in_session(session: u64, statements: &[&str]) -> Result<()> {
         let folder = tempfile::tempdir().expect("a folder");
         let (db, guard) = open(&folder.path().join("restored"))?;
         let batch = CommittedBatch {
@@ -383,7 +406,7 @@ mod tests {
             data_version: DataVersion(1),
             transaction: true,
             time: 0,
-            session: 1,
+            session,
             statements: statements.iter().map(|sql| OwnedStatement::Text((*sql).into())).collect(),
         };
         let mut replay = Replay::new(&db, &guard);
@@ -402,16 +425,35 @@ mod tests {
     fn statements_reach_no_further_than_their_database() {
         for sql in [
             "ATTACH '/tmp/other' AS other",
-            "VACUUM INTO '/tmp/other'",
+            "DETACH main",
             "SELECT load_extension('evil')",
             "PRAGMA writable_schema = ON",
             "PRAGMA journal_mode = WAL",
+            "PRAGMA temp_store_directory = '/tmp'",
+            "PRAGMA main.foreign_keys = ON; ATTACH '/tmp/other' AS other",
+            "SELECT * FROM pragma_database_list",
+            "CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT load_extension('evil'); END; \
+             INSERT INTO t VALUES (1)",
+            "CREATE VIEW w AS SELECT 1; SELECT load_extension('evil') FROM w",
             "COMMIT",
             "SAVEPOINT s",
             "CREATE VIRTUAL TABLE v USING fts5(a)",
         ] {
-            let error = replay(&["CREATE TABLE t (a)", sql]).expect_err(sql).to_string();
-            assert!(error.starts_with("batch seq 9: "), "{error}");
+            let error = replay(&["CREATE TABLE t (a)", sql]).expect_err(sql);
+            assert!(
+                matches!(&error, Error::Forbidden { place } if place == "batch seq 9"),
+                "{error}"
+            );
+            assert!(error.to_string().starts_with("batch seq 9: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_session_is_guarded_whatever_its_number() {
+        // A log whose first writer has an empty name begins with session 0.
+        for session in [0, 1] {
+            let error = replay_in_session(session, &["ATTACH ':memory:' AS other"]);
+            assert!(matches!(error, Err(Error::Forbidden { .. })), "session {session}: {error:?}");
         }
     }
 

@@ -8,10 +8,12 @@
 //! 3. [`Store::list`] shows every object whose creation was acknowledged before it was called.
 
 mod append;
+#[cfg(feature = "buckets")]
 mod bucket;
 mod copied;
 pub mod disk;
 mod file;
+mod options;
 mod parts;
 
 use std::io;
@@ -21,9 +23,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Destinations;
 
-pub use bucket::{BucketStore, Options};
+#[cfg(feature = "buckets")]
+pub use bucket::BucketStore;
 pub use copied::CopiedBucket;
 pub use file::FileStore;
+pub use options::Options;
 
 /// A large file is synced as it is written, each time that so much was: what waits in memory for the disk is
 /// written in one go when the file system's journal is, and whoever syncs a record meanwhile waits for that.

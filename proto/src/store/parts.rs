@@ -4,6 +4,8 @@
 //! which make the same record one fails. The part then says itself which segment it belongs to: it begins with the
 //! segment's header. Where they are not, each writer's parts have names of their own.
 
+#![cfg_attr(not(feature = "buckets"), allow(dead_code))]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layout::{self, SegmentName};

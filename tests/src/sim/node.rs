@@ -143,6 +143,11 @@ impl Node {
         Ok(())
     }
 
+    /// From the next start on it runs like this, in the same directory.
+    pub fn run_with(&mut self, config: NodeConfig) {
+        self.config = config;
+    }
+
     /// Sends `init` and waits for its answer; writes go on afterwards.
     pub fn init(&mut self) -> Result<(), SimError> {
         let directory = std::path::absolute(&self.config.directory)

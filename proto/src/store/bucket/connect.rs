@@ -1,7 +1,5 @@
 //! From a URL and its options to a client.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
@@ -15,7 +13,7 @@ use object_store::{
 use url::{Position, Url};
 
 use super::remote_error::explain;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{Options, StoreError, StoreErrorKind};
 
 /// Requests that read are tried again this often, within …
 const RETRIES: usize = 3;
@@ -35,42 +33,6 @@ const IN_URL: [&str; 7] = [
     "region",
     "virtual_hosted_style_request",
 ];
-
-/// Credentials and settings, by the names that the clients of the providers give them (`AWS_ACCESS_KEY_ID` …);
-/// capitals do not matter. Never printed.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Options(BTreeMap<String, String>);
-
-impl Options {
-    /// Takes those of `vars` that concern destinations.
-    pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Self {
-        const PREFIXES: [&str; 5] =
-            ["aws_", "azure_", "google_", "webdav_", "lockstep_destination_"];
-        let lower = vars.into_iter().map(|(key, value)| (key.to_ascii_lowercase(), value));
-        let wanted = lower.filter(|(key, _)| PREFIXES.iter().any(|prefix| key.starts_with(prefix)));
-        Self(wanted.collect())
-    }
-
-    /// The same, where `other` says nothing else.
-    pub fn overridden_by(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
 
 /// A way to a prefix of a bucket.
 pub struct Connection {
@@ -107,7 +69,7 @@ pub fn connect(url: &Url, options: &Options) -> Result<Connection, StoreError> {
                 hint: "give LOCKSTEP_DESTINATION_PROXY_URL in the environment or in backup-credentials.",
             }));
         }
-        options.0.insert(key.into_owned(), value.into_owned());
+        options.insert(key.into_owned(), value.into_owned());
     }
     // The one provider of ciphers that is compiled in; where there is one already, it is that one.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -32,7 +32,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use connect::Options;
 use url::Url;
 
 use self::append::PartAppend;
@@ -40,7 +39,7 @@ use self::client::Client;
 use self::runtime::wait;
 use self::upload::Upload;
 use super::parts::{Fault, Owner, Part, Partial, Parts, Tail};
-use super::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
+use super::{Append, Entry, Fencing, NewObject, Options, Store, StoreError, StoreErrorKind};
 use crate::layout::{self, SegmentName};
 use crate::seal::{HEADER_LEN, Header};
 

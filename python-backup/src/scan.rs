@@ -10,7 +10,7 @@ use lockstep_proto::error::Error;
 use lockstep_proto::version::DataVersion;
 use serde::Serialize;
 
-use super::format::{HEAD_LEN, HEADER_LEN, Head, Header, Kind, NoHeader, SQLITE_MAGIC, statements};
+use crate::format::{HEAD_LEN, HEADER_LEN, Head, Header, Kind, NoHeader, SQLITE_MAGIC, statements};
 
 /// Settings are a few words: a longer payload is a transaction.
 const SETTINGS_BYTES_MAX: u32 = 4096;

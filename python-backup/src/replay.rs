@@ -19,9 +19,9 @@ use lockstep_proto::version::DataVersion;
 use rusqlite::Connection;
 use serde::Serialize;
 
-use super::format::{HEAD_LEN, Head, Kind, statements};
-use super::mend::mend;
-use super::scan::{Scan, damaged};
+use crate::format::{HEAD_LEN, Head, Kind, statements};
+use crate::mend::mend;
+use crate::scan::{Scan, damaged};
 
 /// Branches that are tried. Each takes as long as a restore; the first is the right one but for defects
 /// that nobody has seen yet.
@@ -192,6 +192,12 @@ impl<'s> Branch<'s> {
     fn broken(&self, at: u64, version: Option<DataVersion>, error: Error) -> Broken {
         let error = match error {
             Error::Database { what, .. } if at < self.stop => {
+                damaged(&self.scan.path, at, version, what)
+            }
+            // That error's words, with the place in the file.
+            forbidden @ Error::Forbidden { .. } => {
+                let words = forbidden.to_string();
+                let what = words.split_once(": ").map_or(&*words, |(_, what)| what);
                 damaged(&self.scan.path, at, version, what)
             }
             Error::Database { what, .. } => Error::Damaged {
