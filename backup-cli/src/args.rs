@@ -55,6 +55,15 @@ pub enum Command {
     Key(KeyArgs),
     /// List, add, remove and test the places that a node's backup is written to
     Destination(DestinationArgs),
+    /// Rehearse a restore from each destination, in a temporary folder, and say how long it took
+    ///
+    /// It is done as 'restore' would do it, with every check, up to the newest state, and compared with the
+    /// node's database where lightningd is stopped, or else with what was last proved. Nobody is shut out, the
+    /// destinations are only read, and the folder is removed, also on an interrupt.
+    ///
+    /// The key is the one that would be at hand: what the options choose, or else the hsm_secret in DIR. What
+    /// came of it is kept in backup.drill in DIR, and 'backup-cli status' shows it.
+    Drill(DrillArgs),
     /// Show it all, without a node, in a temporary folder
     Demo(DemoArgs),
 }
@@ -198,6 +207,21 @@ pub struct RestoreArgs {
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `drill`.
+#[derive(Args)]
+pub struct DrillArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// From this destination only (several times for several) [default: from each]
+    #[arg(long, value_name = "NAME", requires = "lightning_dir")]
+    pub destination: Vec<String>,
+    /// Where the temporary folder is made, which takes as much as the database [default: where the system
+    /// keeps temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }
 
 /// `compact`.

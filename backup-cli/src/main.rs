@@ -6,6 +6,8 @@
 //! | [`commands`] | one file a verb |
 //! | [`python_backup`] | the file of the Python plugin `backup` |
 //! | [`place`] | which log is meant: a node's directory, or a URL and a key |
+//! | [`sources`] | all places of a log, for a restore |
+//! | [`scratch`] | a temporary folder that goes also where the program is interrupted |
 //! | [`unlock`] | every way to the key ring |
 //! | [`output`] | results, progress, errors |
 //! | [`failure`] | errors and their exit codes |
@@ -16,6 +18,7 @@ mod failure;
 mod output;
 mod place;
 mod python_backup;
+mod scratch;
 mod sources;
 mod unlock;
 
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::List(args) => commands::list::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Destination(args) => commands::destination::run(&args, &output),
+        Command::Drill(args) => commands::drill::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),
     };
     match done {
