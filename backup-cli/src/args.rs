@@ -64,6 +64,11 @@ pub enum Command {
     /// The key is the one that would be at hand: what the options choose, or else the hsm_secret in DIR. What
     /// came of it is kept in backup.drill in DIR, and 'backup-cli status' shows it.
     Drill(DrillArgs),
+    /// Look at the configuration and what is around it, and say what to do about each thing that is wrong
+    ///
+    /// Works beside a running node, which is asked by its RPC socket, and with a stopped one. Exit code 0: nothing
+    /// to do; 3: warnings; 1: something is wrong that can cost the backup or the node.
+    Check(CheckArgs),
     /// Show it all, without a node, in a temporary folder
     Demo(DemoArgs),
 }
@@ -222,6 +227,20 @@ pub struct DrillArgs {
     /// keeps temporary files]
     #[arg(long, value_name = "DIR")]
     pub folder: Option<PathBuf>,
+}
+
+/// `check`.
+#[derive(Args)]
+pub struct CheckArgs {
+    /// Which node
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// What else is to be proved to open the backup, besides the node's secret
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+    /// Write nothing to the destinations: how long they take, and what their clocks say, is then not known
+    #[arg(long)]
+    pub read_only: bool,
 }
 
 /// `compact`.

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use lockstep_proto::shadow::room::free_bytes;
 use signal_hook::consts::TERM_SIGNALS;
 use signal_hook::iterator::Signals;
 use tempfile::TempDir;
@@ -79,12 +80,6 @@ impl Scratch {
             "name a larger disk with '--folder DIR'.",
         ))
     }
-}
-
-/// Bytes that are free for this user on the file system of `path`; `None` where that cannot be told.
-pub fn free_bytes(path: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    Some(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn lock(folder: &Path) -> std::io::Result<File> {

@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub mod check;
 pub mod compact;
 mod creation;
 pub mod demo;

@@ -225,7 +225,7 @@ fn last_writer(places: &Places, ends: &[Result<LogEnd>]) -> Result<Option<Writer
 }
 
 /// How the newest destination stands to the database.
-fn against_database(
+pub fn against_database(
     end: &LogEnd,
     database: Option<u32>,
     running: bool,
