@@ -55,6 +55,10 @@ pub enum Command {
     Key(KeyArgs),
     /// List, add, remove and test the places that a node's backup is written to
     Destination(DestinationArgs),
+    /// Write the newest state to a file that other programs read: leaving is as easy as coming
+    ///
+    /// Nobody is shut out. Where a node goes on without this backup, stop it before.
+    Export(ExportArgs),
     /// Rehearse a restore from each destination, in a temporary folder, and say how long it took
     ///
     /// It is done as 'restore' would do it, with every check, up to the newest state, and compared with the
@@ -212,6 +216,32 @@ pub struct RestoreArgs {
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// What it holds [default: by the name of FILE]
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+}
+
+/// What `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    /// A SQLite database: *.sqlite3, *.sqlite, *.db
+    Sqlite,
+    /// SQL text, for 'sqlite3 NEW < FILE': *.sql
+    Sql,
+    /// A backup of the Python plugin 'backup': *.bkp, *.dbak
+    Python,
 }
 
 /// `drill`.

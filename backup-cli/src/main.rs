@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::List(args) => commands::list::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Destination(args) => commands::destination::run(&args, &output),
+        Command::Export(args) => commands::export::run(&args, &output),
         Command::Drill(args) => commands::drill::run(&args, &output),
         Command::Check(args) => commands::check::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),

@@ -6,6 +6,7 @@ mod creation;
 pub mod demo;
 pub mod destination;
 pub mod drill;
+pub mod export;
 mod heal;
 pub mod import;
 pub mod init;
