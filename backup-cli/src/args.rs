@@ -55,6 +55,24 @@ pub enum Command {
     Key(KeyArgs),
     /// List, add, remove and test the places that a node's backup is written to
     Destination(DestinationArgs),
+    /// Write the newest state to a file that other programs read: leaving is as easy as coming
+    ///
+    /// Nobody is shut out. Where a node goes on without this backup, stop it before.
+    Export(ExportArgs),
+    /// Rehearse a restore from each destination, in a temporary folder, and say how long it took
+    ///
+    /// It is done as 'restore' would do it, with every check, up to the newest state, and compared with the
+    /// node's database where lightningd is stopped, or else with what was last proved. Nobody is shut out, the
+    /// destinations are only read, and the folder is removed, also on an interrupt.
+    ///
+    /// The key is the one that would be at hand: what the options choose, or else the hsm_secret in DIR. What
+    /// came of it is kept in backup.drill in DIR, and 'backup-cli status' shows it.
+    Drill(DrillArgs),
+    /// Look at the configuration and what is around it, and say what to do about each thing that is wrong
+    ///
+    /// Works beside a running node, which is asked by its RPC socket, and with a stopped one. Exit code 0: nothing
+    /// to do; 3: warnings; 1: something is wrong that can cost the backup or the node.
+    Check(CheckArgs),
     /// Show it all, without a node, in a temporary folder
     Demo(DemoArgs),
 }
@@ -198,6 +216,61 @@ pub struct RestoreArgs {
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `export`.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The new file
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// What it holds [default: by the name of FILE]
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+}
+
+/// What `export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExportFormat {
+    /// A SQLite database: *.sqlite3, *.sqlite, *.db
+    Sqlite,
+    /// SQL text, for 'sqlite3 NEW < FILE': *.sql
+    Sql,
+    /// A backup of the Python plugin 'backup': *.bkp, *.dbak
+    Python,
+}
+
+/// `drill`.
+#[derive(Args)]
+pub struct DrillArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// From this destination only (several times for several) [default: from each]
+    #[arg(long, value_name = "NAME", requires = "lightning_dir")]
+    pub destination: Vec<String>,
+    /// Where the temporary folder is made, which takes as much as the database [default: where the system
+    /// keeps temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// `check`.
+#[derive(Args)]
+pub struct CheckArgs {
+    /// Which node
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// What else is to be proved to open the backup, besides the node's secret
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+    /// Write nothing to the destinations: how long they take, and what their clocks say, is then not known
+    #[arg(long)]
+    pub read_only: bool,
 }
 
 /// `compact`.

@@ -78,6 +78,14 @@ impl Failure {
         self
     }
 
+    /// The same, with more to say; nothing changes where that is nothing.
+    pub fn adding(mut self, more: &str) -> Self {
+        if !more.is_empty() {
+            self.message += &format!(": {more}");
+        }
+        self
+    }
+
     /// The exit code of its class.
     pub fn exit_code(&self) -> u8 {
         match self.class {
@@ -102,6 +110,11 @@ impl Failure {
             Class::Damaged => "damaged",
             Class::Version => "version",
         }
+    }
+
+    /// True where something was not done for a reason that has no class of its own.
+    pub fn is_refusal(&self) -> bool {
+        self.class == Class::Failed && !self.partly
     }
 
     /// True where stored bytes are not what was written, or two histories meet.

@@ -5,6 +5,8 @@
 //! | [`args`] | the command line |
 //! | [`commands`] | one file a verb |
 //! | [`place`] | which log is meant: a node's directory, or a URL and a key |
+//! | [`sources`] | all places of a log, for a restore |
+//! | [`scratch`] | a temporary folder that goes also where the program is interrupted |
 //! | [`unlock`] | every way to the key ring |
 //! | [`output`] | results, progress, errors |
 //! | [`failure`] | errors and their exit codes |
@@ -14,6 +16,7 @@ mod commands;
 mod failure;
 mod output;
 mod place;
+mod scratch;
 mod sources;
 mod unlock;
 
@@ -41,6 +44,9 @@ fn main() -> ExitCode {
         Command::List(args) => commands::list::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Destination(args) => commands::destination::run(&args, &output),
+        Command::Export(args) => commands::export::run(&args, &output),
+        Command::Drill(args) => commands::drill::run(&args, &output),
+        Command::Check(args) => commands::check::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),
     };
     match done {

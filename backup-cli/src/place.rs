@@ -83,6 +83,22 @@ impl Site {
         destinations.into_iter().zip(stores).map(site).collect()
     }
 
+    /// Opens all destinations that a node's lock file names.
+    pub fn all_of_node(directory: &Path) -> Result<(LightningDir, LockFile, Vec<Self>)> {
+        let node = LightningDir::locate(directory)?;
+        let lock = lock_of(&node)?;
+        let options = destination_options(Some(node.path()), std::env::vars_os())?;
+        let sites = Self::open_all(lock.destinations(&options)?, lock.store_id);
+        Ok((node, lock, sites))
+    }
+
+    /// The place at a URL.
+    pub fn at(url: &str) -> Result<Self> {
+        let url = destination(url, None)?;
+        let store = Ok(open_store(&url)?);
+        Ok(Self { name: url.to_string(), url, mode: Mode::Sync, fencing: None, store })
+    }
+
     /// The store, if it can be used.
     pub fn store(&self) -> Result<&dyn Store> {
         match &self.store {
@@ -103,24 +119,16 @@ impl Places {
         match (&args.lightning_dir, &args.url) {
             (Some(directory), _) => Self::of_node(directory, args),
             (None, Some(url)) => {
-                let url = destination(url, None)?;
-                let store = open_store(&url)?;
-                let (keys, _) = unlock::open(&*store, &args.unlock, None)?;
-                let (name, mode) = (url.to_string(), Mode::Sync);
-                let site = Site { name, url, mode, fencing: None, store: Ok(store) };
+                let site = Site::at(url)?;
+                let (keys, _) = unlock::open(site.store()?, &args.unlock, None)?;
                 Ok(Self { node: None, lock: None, keys, sites: vec![site] })
             }
-            (None, None) => {
-                Err(Failure::new("no backup is named", "give --lightning-dir or a URL."))
-            }
+            (None, None) => Err(nothing_named()),
         }
     }
 
     fn of_node(directory: &Path, args: &PlaceArgs) -> Result<Self> {
-        let node = LightningDir::locate(directory)?;
-        let lock = lock_of(&node)?;
-        let options = destination_options(Some(node.path()), std::env::vars_os())?;
-        let sites = Site::open_all(lock.destinations(&options)?, lock.store_id);
+        let (node, lock, sites) = Site::all_of_node(directory)?;
         if let [only] = sites.as_slice() {
             only.store()?;
         }
@@ -182,6 +190,11 @@ impl Places {
         }
         Ok(())
     }
+}
+
+/// What is said where the arguments name no backup.
+pub fn nothing_named() -> Failure {
+    Failure::new("no backup is named", "give --lightning-dir or a URL.")
 }
 
 /// The lock file of a node that has a backup.

@@ -34,44 +34,130 @@ pub struct Opened {
     pub hsm_secret: Option<Zeroizing<Vec<u8>>>,
 }
 
+/// What opens a backup, read and asked for once: it may be tried on several stores.
+pub enum Means {
+    /// A `backup.key`.
+    KeyFile(PathBuf),
+    /// A slot of the store.
+    Slot(Unlock),
+    /// The node's secret, and the bytes of its file.
+    HsmSecret {
+        /// The secret.
+        secret: NodeSecret,
+        /// The file.
+        file: Zeroizing<Vec<u8>>,
+    },
+    /// The node's words.
+    Words {
+        /// The words as they were typed.
+        words: Zeroizing<String>,
+        /// Their passphrase, where they have one.
+        passphrase: Option<Zeroizing<String>>,
+    },
+}
+
+impl Means {
+    /// The way that the arguments choose; asks for what is to be typed. `None` where they choose none.
+    pub fn chosen(args: &UnlockArgs) -> Result<Option<Self>> {
+        if let Some(path) = &args.key_file {
+            return Ok(Some(Self::KeyFile(path.clone())));
+        }
+        if let Some(path) = &args.hsm_secret {
+            return Self::hsm_secret(path, args).map(Some);
+        }
+        if args.words {
+            return Self::words(args).map(Some);
+        }
+        if let Some(path) = &args.passphrase_file {
+            let passphrase = SecretString::from(first_line(path)?.to_string());
+            return Ok(Some(Self::Slot(Unlock::Passphrase(passphrase))));
+        }
+        if let Some(path) = &args.identity {
+            let text =
+                Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
+            return Ok(Some(Self::Slot(Unlock::identity_file(&text)?)));
+        }
+        Ok(None)
+    }
+
+    /// What is in the node's directory: `backup.key`, or else `hsm_secret`.
+    pub fn in_directory(node: &LightningDir, args: &UnlockArgs) -> Result<Option<Self>> {
+        let (key_file, hsm_secret) = (node.key_file(), node.hsm_secret());
+        if key_file.exists() {
+            return Ok(Some(Self::KeyFile(key_file)));
+        }
+        if hsm_secret.exists() {
+            return Self::hsm_secret(&hsm_secret, args).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// An `hsm_secret`, whose passphrase is asked for where it has one.
+    pub fn hsm_secret(path: &Path, args: &UnlockArgs) -> Result<Self> {
+        let secret = node_secret(path, args.secret_passphrase_file.as_deref())?;
+        let file = std::fs::read(path).map_err(Failure::file("read", path))?;
+        Ok(Self::HsmSecret { secret, file: Zeroizing::new(file) })
+    }
+
+    fn words(args: &UnlockArgs) -> Result<Self> {
+        let words = ask("words of the node: ")?;
+        let passphrase = match &args.secret_passphrase_file {
+            Some(path) => Some(first_line(path)?),
+            None if stdin().is_terminal() => {
+                Some(ask("passphrase of the words (enter for none): ")?)
+                    .filter(|text| !text.is_empty())
+            }
+            None => None,
+        };
+        Ok(Self::Words { words, passphrase })
+    }
+
+    /// Opens a store's key ring.
+    pub fn open(&self, store: &dyn Store) -> Result<(KeyRing, Opened)> {
+        match self {
+            Self::KeyFile(path) => open_key_file(store, path),
+            Self::Slot(unlock) => open_slot(store, unlock),
+            Self::HsmSecret { secret, file } => {
+                let (keys, opened) = open_slot(store, &node_unlock(secret))?;
+                Ok((keys, Opened { hsm_secret: Some(file.clone()), ..opened }))
+            }
+            Self::Words { words, passphrase } => open_words(store, words, passphrase.as_ref()),
+        }
+    }
+
+    /// What it is, for a person.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::KeyFile(path) => format!("the key file '{}'", path.display()),
+            Self::Slot(Unlock::Passphrase(_)) => "the passphrase".into(),
+            Self::Slot(_) => "the age identity".into(),
+            Self::HsmSecret { .. } => "the node's hsm_secret".into(),
+            Self::Words { .. } => "the words you typed".into(),
+        }
+    }
+}
+
 /// Opens the store's key ring by the way that was chosen, or else with what is in `node`'s directory.
 pub fn open(
     store: &dyn Store,
     args: &UnlockArgs,
     node: Option<&LightningDir>,
 ) -> Result<(KeyRing, Opened)> {
-    if let Some(path) = &args.key_file {
-        return open_key_file(store, path);
+    let means = match (Means::chosen(args)?, node) {
+        (None, Some(node)) => Means::in_directory(node, args)?,
+        (means, _) => means,
+    };
+    match means {
+        Some(means) => means.open(store),
+        None => Err(no_means(store)?),
     }
-    if let Some(path) = &args.hsm_secret {
-        return open_hsm_secret(store, path, args);
-    }
-    if args.words {
-        return open_words(store, args);
-    }
-    if let Some(path) = &args.passphrase_file {
-        return open_slot(
-            store,
-            &Unlock::Passphrase(SecretString::from(first_line(path)?.to_string())),
-        );
-    }
-    if let Some(path) = &args.identity {
-        let text =
-            Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
-        return open_slot(store, &Unlock::identity_file(&text)?);
-    }
-    if let Some(node) = node {
-        let (key_file, hsm_secret) = (node.key_file(), node.hsm_secret());
-        if key_file.exists() {
-            return open_key_file(store, &key_file);
-        }
-        if hsm_secret.exists() {
-            return open_hsm_secret(store, &hsm_secret, args);
-        }
-    }
+}
+
+/// What is said where nothing is there that could open a store.
+pub fn no_means(store: &dyn Store) -> Result<Failure> {
     let slots: Vec<_> = slots::list(store)?.into_iter().map(|slot| slot.name).collect();
     let there = if slots.is_empty() { "none".into() } else { slots.join(", ") };
-    Err(Failure::wrong_key(
+    Ok(Failure::wrong_key(
         format!("'{}' needs a key (its slots: {there})", store.label()),
         "give --words, --hsm-secret FILE, --key-file FILE, --passphrase-file FILE or --identity FILE.",
     ))
@@ -101,33 +187,25 @@ fn open_key_file(store: &dyn Store, path: &Path) -> Result<(KeyRing, Opened)> {
     Ok((keys, Opened { by: format!("'{}'", path.display()), hsm_secret: None }))
 }
 
-fn open_hsm_secret(store: &dyn Store, path: &Path, args: &UnlockArgs) -> Result<(KeyRing, Opened)> {
-    let secret = node_secret(path, args.secret_passphrase_file.as_deref())?;
-    let (keys, opened) = open_slot(store, &Unlock::Node(secret.make_secret(NODE_SECRET_INFO)))?;
-    let file = std::fs::read(path).map_err(Failure::file("read", path))?;
-    Ok((keys, Opened { hsm_secret: Some(Zeroizing::new(file)), ..opened }))
+fn node_unlock(secret: &NodeSecret) -> Unlock {
+    Unlock::Node(secret.make_secret(NODE_SECRET_INFO))
 }
 
 /// Before v25.12 hsmtool made an `hsm_secret` of the first half of the words' seed: whichever form opens
 /// the backup is the one that the node had.
-fn open_words(store: &dyn Store, args: &UnlockArgs) -> Result<(KeyRing, Opened)> {
-    let words = ask("words of the node: ")?;
-    let passphrase = match &args.secret_passphrase_file {
-        Some(path) => Some(first_line(path)?),
-        None if stdin().is_terminal() => {
-            Some(ask("passphrase of the words (enter for none): ")?).filter(|text| !text.is_empty())
-        }
-        None => None,
-    };
-    let whole = NodeSecret::from_words(&words, passphrase.as_deref().map_or("", |text| text))?;
-    let tried = open_slot(store, &Unlock::Node(whole.make_secret(NODE_SECRET_INFO)));
+fn open_words(
+    store: &dyn Store,
+    words: &str,
+    passphrase: Option<&Zeroizing<String>>,
+) -> Result<(KeyRing, Opened)> {
+    let passphrase = passphrase.map(|text| text.as_str());
+    let whole = NodeSecret::from_words(words, passphrase.unwrap_or(""))?;
+    let tried = open_slot(store, &node_unlock(&whole));
     let (opened, hsm_secret) = match (tried, whole.first_half()) {
-        (Ok(opened), _) => {
-            (opened, encode_words(&words, passphrase.as_deref().map(|text| text.as_str()))?)
-        }
+        (Ok(opened), _) => (opened, encode_words(words, passphrase)?),
         (Err(error), None) => return Err(error),
         (Err(error), Some(half)) => {
-            let opened = open_slot(store, &Unlock::Node(half.make_secret(NODE_SECRET_INFO)));
+            let opened = open_slot(store, &node_unlock(&half));
             (opened.map_err(|_| error)?, Zeroizing::new(half.as_bytes().to_vec()))
         }
     };

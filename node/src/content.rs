@@ -156,17 +156,20 @@ fn schema(connection: &Connection) -> rusqlite::Result<Schema> {
 }
 
 /// A table whose rows count.
-struct Table {
-    name: String,
+pub(crate) struct Table {
+    /// Its name.
+    pub(crate) name: String,
     /// Yields the rowid, or null where there is none, then every column.
-    query: String,
+    pub(crate) query: String,
+    /// What the rowid can be called, where there is one.
+    pub(crate) rowid: Option<&'static str>,
     /// Whether the rowid is content, or only says where a row is.
-    rowid_counts: bool,
+    pub(crate) rowid_counts: bool,
 }
 
 /// The tables, sorted by name. Virtual tables have no rows of their own; what their
 /// modules store is in ordinary tables.
-fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
+pub(crate) fn tables(connection: &Connection) -> rusqlite::Result<Vec<Table>> {
     let query = "SELECT name, wr FROM pragma_table_list
                  WHERE schema = 'main' AND type IN ('table', 'shadow') AND name <> 'sqlite_schema'
                  AND name NOT LIKE 'sqlite\\_stat%' ESCAPE '\\' ORDER BY name";
@@ -194,7 +197,7 @@ fn table(connection: &Connection, name: String, without_rowid: bool) -> rusqlite
     };
     let from = name.replace('"', "\"\"");
     let query = format!("SELECT {key}, * FROM main.\"{from}\" NOT INDEXED {order}");
-    Ok(Table { name, query, rowid_counts: rowid.is_some() && indexed })
+    Ok(Table { name, query, rowid, rowid_counts: rowid.is_some() && indexed })
 }
 
 /// The order of a table without a rowid, for `ORDER BY`.

@@ -16,6 +16,7 @@
 //! | [`config`] | lightningd's `config` files, read as lightningd reads them |
 //! | [`wallet`] | `wallet=`, and `data_version` and node id in the database |
 //! | [`content`] | whether two databases hold the same: a digest, a comparison |
+//! | [`dump`] | a database as SQL text |
 //!
 //! Errors are one enum a module. Each displays what failed in lowercase, with
 //! the file and what was expected and found, and never a secret, a word of a
@@ -27,6 +28,7 @@
 pub mod config;
 pub mod content;
 pub mod dir;
+pub mod dump;
 pub mod hsm_secret;
 pub mod running;
 pub mod secret;

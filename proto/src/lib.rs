@@ -29,6 +29,7 @@
 //! | [`hold`] | what an alarm keeps |
 //! | [`tail`] | how much log there is behind the newest snapshot, and what that means for a restore |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
+//! | [`drill`] | what became of the last rehearsal of a restore |
 //! | [`measure`] | how long a place takes for a record |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -39,6 +40,7 @@ pub mod batch;
 pub mod capture;
 pub mod config;
 pub mod destination;
+pub mod drill;
 pub mod error;
 pub mod fence;
 pub mod heartbeat;

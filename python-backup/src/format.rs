@@ -33,6 +33,8 @@ pub const HEAD_LEN: u64 = 9;
 pub const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 const FILE_VERSION: u32 = 1;
+const CHANGE: u8 = 1;
+const SNAPSHOT: u8 = 2;
 /// Bytes of the header that hold anything.
 const FIELDS_LEN: usize = 36;
 
@@ -72,6 +74,24 @@ impl Header {
     }
 }
 
+/// The first bytes of a file that holds one snapshot of so many bytes, which come behind them: what the plugin's own
+/// `backup-cli init` makes. `None` where a record has no room for so many.
+pub fn with_one_snapshot(data_version: u32, len: u64) -> Option<Vec<u8>> {
+    let payload = u32::try_from(len).ok()?;
+    let mut bytes = Vec::with_capacity((HEADER_LEN + HEAD_LEN) as usize);
+    bytes.extend(FILE_VERSION.to_be_bytes());
+    bytes.extend(data_version.to_be_bytes());
+    bytes.extend((HEADER_LEN + HEAD_LEN + len).to_be_bytes());
+    bytes.extend(0_u32.to_be_bytes());
+    bytes.extend(HEADER_LEN.to_be_bytes());
+    bytes.extend(1_u64.to_be_bytes());
+    bytes.resize(HEADER_LEN as usize, 0);
+    bytes.extend(payload.to_be_bytes());
+    bytes.extend(data_version.to_be_bytes());
+    bytes.push(SNAPSHOT);
+    Some(bytes)
+}
+
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -96,8 +116,8 @@ impl Head {
     /// Reads a head.
     pub fn decode(bytes: &[u8; HEAD_LEN as usize]) -> Self {
         let kind = match bytes[8] {
-            1 => Ok(Kind::Change),
-            2 => Ok(Kind::Snapshot),
+            CHANGE => Ok(Kind::Change),
+            SNAPSHOT => Ok(Kind::Snapshot),
             other => Err(other),
         };
         Self { len: u32_at(bytes, 0), data_version: u32_at(bytes, 4), kind }
@@ -141,6 +161,19 @@ mod tests {
         fields.push(1);
         assert_eq!(header(&fields), Err(NoHeader::Malformed), "something behind the fields");
         assert_eq!(header(&[0, 0, 0, 1]), Err(NoHeader::Malformed), "an end inside the header");
+    }
+
+    #[test]
+    fn what_is_written_is_what_python_would() {
+        // As struct.pack("!IIQIQQ", 1, 46, 512 + 9 + 3, 0, 512, 1).
+        let bytes = with_one_snapshot(46, 3).unwrap();
+        let fields = [0, 0, 0, 1, 0, 0, 0, 46, 0, 0, 0, 0, 0, 0, 2, 12, 0, 0, 0, 0];
+        assert_eq!(bytes[..20], fields);
+        assert_eq!(bytes[20..36], [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(bytes[512..], [0, 0, 0, 3, 0, 0, 0, 46, 2]);
+        let read = Header::decode(bytes[..512].try_into().unwrap());
+        assert_eq!(read, Ok(Header { data_version: 46, records: 1 }));
+        assert_eq!(with_one_snapshot(1, 1 << 32), None);
     }
 
     #[test]

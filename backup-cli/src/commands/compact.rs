@@ -1,28 +1,21 @@
 //! `compact`: a snapshot of what the log came to.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use lockstep_node::wallet::Wallet;
-use lockstep_node::{Access, LightningDir, content};
 use lockstep_proto::config::{LockFile, SHADOW_FOLDER};
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
-use lockstep_proto::log::LogEnd;
 use lockstep_proto::replica::Mirror;
-use lockstep_proto::shadow::{self, Digest, Expected, Proofs, Published, Shadow};
-use lockstep_proto::version::DataVersion;
-use rusqlite::Connection;
+use lockstep_proto::shadow::{self, Expected, Proofs, Published, Shadow};
 use serde::Serialize;
 
+use super::live::{self, digest_of};
 use super::now;
 use crate::args::CompactArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
 use crate::place::{Place, Site};
-
-/// How often it is looked whether a node has started.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Serialize)]
 struct Report {
@@ -80,7 +73,10 @@ pub fn run(args: &CompactArgs, output: &Output) -> Result<()> {
         }
     };
     place.store.tidy().map_err(Error::from)?;
-    let expected = expected(&place, output)?;
+    let expected = match &place.node {
+        Some(node) => live::expected(node, &*place.store, &place.keys, output)?,
+        None => None,
+    };
     let compact = || compact(&place, &folder, expected.as_ref(), output);
     let done = match compact() {
         Err(error) if shadow::may_be_wrong(&error) => {
@@ -124,40 +120,6 @@ fn share(place: &Place, output: &Output) -> Vec<Other> {
         Other { destination: site.name.clone(), copied, error }
     });
     others.collect()
-}
-
-/// What the database of a stopped node holds; `None` where there is none, or a node starts meanwhile.
-fn expected(place: &Place, output: &Output) -> Result<Option<Expected>> {
-    let Some(node) = &place.node else { return Ok(None) };
-    if node.running()?.is_some() {
-        return Ok(None);
-    }
-    let end = LogEnd::read(&*place.store, &place.keys)?;
-    let lock = LockFile::read(node.path())?;
-    let wallet = lock.and_then(|lock| lock.wallet).unwrap_or_else(|| node.wallet().to_owned());
-    let Some(mut wallet) = Wallet::open(&wallet, Access::Exclusive)? else { return Ok(None) };
-    let bar = output.counter("reading the database");
-    let (own, mut looked) = (LightningDir::new(node.path()), Instant::now());
-    // A node that starts must not wait for this.
-    let read = wallet.digest_while(move || {
-        if looked.elapsed() < LOOK_AGAIN {
-            return true;
-        }
-        looked = Instant::now();
-        matches!(own.running(), Ok(None))
-    });
-    bar.finish_and_clear();
-    let generation = end.position.generation;
-    Ok(read?.and_then(|(version, digest)| {
-        let (data_version, digest) = (DataVersion(version), Digest(digest));
-        end.seq_of(data_version).map(|seq| Expected { generation, seq, data_version, digest })
-    }))
-}
-
-fn digest_of(db: &Connection) -> std::result::Result<Digest, Error> {
-    content::digest(db)
-        .map(Digest)
-        .map_err(|error| Error::Database { place: "the shadow".into(), what: error.to_string() })
 }
 
 /// Replays, compares, proves, publishes: what is published is the next restore's.

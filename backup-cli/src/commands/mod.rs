@@ -1,18 +1,23 @@
 //! One file a verb.
 
+pub mod check;
 pub mod compact;
 mod creation;
 pub mod demo;
 pub mod destination;
+pub mod drill;
+pub mod export;
 mod heal;
 pub mod import;
 pub mod init;
 pub mod key;
 mod last_writer;
 pub mod list;
+mod live;
 mod naming;
 pub mod prune;
 pub mod restore;
+mod restoring;
 mod running_node;
 pub mod status;
 pub mod verify;

@@ -1,31 +1,27 @@
 //! `restore`: the database, back from its log.
 
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use lockstep_node::{LightningDir, write_hsm_secret};
+use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, write_key_file};
-use lockstep_proto::error::Error;
+use lockstep_proto::config::LockFile;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
-use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
-use lockstep_proto::seal::KeyRing;
-use lockstep_proto::store::Store;
+use lockstep_proto::restore::{Plan, Restored, Target};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
-use super::{last_writer, now, refuse_running};
+use super::restoring::{Dest, make_startable, private_folder, publish, write_database};
+use super::{last_writer, now};
 use crate::PROGRAM;
 use crate::args::RestoreArgs;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::{Output, bytes, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
-use crate::unlock::{self, Opened};
+use crate::unlock;
 
 #[derive(Serialize)]
 struct PlanReport {
@@ -60,18 +56,11 @@ struct Report {
     seconds: f64,
 }
 
-/// Where the database goes.
-struct Dest {
-    database: PathBuf,
-    /// The node's directory, where it is one and not a single file.
-    node: Option<LightningDir>,
-}
-
 /// Restores. The database gets its name as the last step.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let began = Instant::now();
-    let dest = find_dest(&args.dest)?;
-    refuse_existing(&dest)?;
+    let dest = Dest::find(&args.dest)?;
+    dest.refuse_existing("restore")?;
     let url = destination(&args.url, dest.node.as_ref().map(LightningDir::path))?;
     let store = open_store(&url)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
@@ -97,11 +86,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         alive?;
     }
     if let Some(node) = &dest.node {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(node.path())
-            .map_err(Failure::file("create", node.path()))?;
+        private_folder(node.path())?;
     }
     let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
     let (store, plan, epoch) = match args.no_claim {
@@ -114,22 +99,8 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
             (store, plan, Some(epoch))
         }
     };
-    for passed_over in &plan.lineage.passed_over {
-        output.note(&format!("warning: passed over a newer snapshot: {passed_over}"));
-    }
-    let restored = match write_database(&*store, &keys, &plan, &dest, output) {
-        Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
-            match plan.around_damage(&*store, &keys)? {
-                Some(other) => {
-                    output.note(&format!("warning: {error}; going on from an older snapshot"));
-                    write_database(&*store, &keys, &other, &dest, output)
-                }
-                None => Err(error),
-            }
-        }
-        restored => restored,
-    };
-    let restored = restored.map_err(|error| Failure::from(error).doing("restore"))?;
+    let restored = write_database(&*store, &keys, &plan, &dest.temporary(), output)
+        .map_err(|failure| failure.doing("restore"))?;
     if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
@@ -147,7 +118,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
             roll_back(Writer::roll_back(store, keys, claimant)?, &dest)?;
         }
     }
-    publish(&dest.database)?;
+    publish(&dest.temporary(), &dest.database)?;
     let report = Report {
         database: dest.database.clone(),
         opened_by: opened.by,
@@ -266,134 +237,8 @@ fn target(args: &RestoreArgs) -> Target {
 /// The log goes on from the older state: in a new history, and what came after it stays in the old one.
 fn roll_back(mut writer: Writer, dest: &Dest) -> Result<()> {
     let copy = dest.database.with_extension("rollback.tmp");
-    let capture = Capture::take(&temporary(&dest.database), copy, &mut |_| {})?;
+    let capture = Capture::take(&dest.temporary(), copy, &mut |_| {})?;
     capture.begin(&mut writer, StartReason::Rollback, now(), &mut |_, _| {})?;
     writer.close(now());
     Ok(())
-}
-
-/// DEST is a directory where it is one, or where its name has no extension of a database.
-fn find_dest(dest: &Path) -> Result<Dest> {
-    let dest = std::path::absolute(dest).map_err(Failure::file("find", dest))?;
-    let extension = dest.extension().and_then(|extension| extension.to_str());
-    if !dest.is_dir() && matches!(extension, Some("sqlite3" | "sqlite" | "db")) {
-        return Ok(Dest { database: dest, node: None });
-    }
-    if dest.exists() && !dest.is_dir() {
-        return Err(Failure::new(
-            format!("'{}' already exists", dest.display()),
-            "nothing was changed; give a new file or a directory.",
-        ));
-    }
-    let used = std::fs::read_dir(&dest).is_ok_and(|mut entries| entries.next().is_some());
-    let node = if used { LightningDir::locate(&dest)? } else { LightningDir::new(&dest) };
-    let wallet = LockFile::read(node.path())?.and_then(|lock| lock.wallet);
-    let node = match wallet {
-        Some(wallet) => node.with_wallet(wallet),
-        None => node,
-    };
-    Ok(Dest { database: node.wallet().to_owned(), node: Some(node) })
-}
-
-fn refuse_existing(dest: &Dest) -> Result<()> {
-    let named = |suffix: &str| {
-        let mut name = dest.database.clone().into_os_string();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    for path in ["", "-journal", "-wal", "-shm"].map(named) {
-        // lightningd makes an empty file before it is told that it must not start: nothing is in it.
-        let found = path.symlink_metadata();
-        if found.is_ok_and(|found| path != dest.database || !found.is_file() || found.len() > 0) {
-            return Err(Failure::new(
-                format!("failed to restore: '{}' already exists", path.display()),
-                "nothing was changed; move the old database files aside first.",
-            ));
-        }
-    }
-    dest.node.as_ref().map_or(Ok(()), refuse_running)
-}
-
-fn temporary(database: &Path) -> PathBuf {
-    let mut name = database.file_name().unwrap_or_default().to_owned();
-    name.push(".restoring");
-    database.with_file_name(name)
-}
-
-fn write_database(
-    store: &dyn Store,
-    keys: &KeyRing,
-    plan: &Plan,
-    dest: &Dest,
-    output: &Output,
-) -> std::result::Result<Restored, Error> {
-    let path = temporary(&dest.database);
-    // One that an interrupted restore left: it never had the database's name.
-    let _ = std::fs::remove_file(&path);
-    let bar = output.counter("reading");
-    let mut progress = |step: Progress| match step {
-        Progress::Pages(bytes) => {
-            bar.set_message("bytes of the snapshot written:");
-            bar.set_position(bytes);
-        }
-        Progress::Batches(batches) => {
-            bar.set_message("batches replayed:");
-            bar.set_position(batches);
-        }
-        Progress::Checking => bar.set_message("checking the database; batches replayed:"),
-    };
-    let restored = restore::run(store, keys, plan, &path, &mut progress);
-    bar.finish_and_clear();
-    if restored.is_err() {
-        let _ = std::fs::remove_file(&path);
-    }
-    restored
-}
-
-/// What the plugin needs in the directory, and the node's secret where that opened the backup.
-fn make_startable(
-    node: &LightningDir,
-    lock: LockFile,
-    keys: &KeyRing,
-    opened: &Opened,
-) -> Result<()> {
-    if let Some(secret) = &opened.hsm_secret
-        && !node.hsm_secret().exists()
-    {
-        write_hsm_secret(&node.hsm_secret(), secret)?;
-    }
-    if !node.key_file().exists() {
-        write_key_file(&node.key_file(), keys)?;
-    }
-    let lock = match LockFile::read(node.path())? {
-        // Its settings stay.
-        Some(mut there) if there.store_id == keys.store() => {
-            there.directory = lock.directory;
-            if lock.destinations.len() > 1 {
-                (there.destinations, there.quorum) = (lock.destinations, lock.quorum);
-            }
-            there
-        }
-        _ => lock,
-    };
-    Ok(lock.write(node.path())?)
-}
-
-/// Gives the finished database its name, which no other file may have by now.
-fn publish(database: &Path) -> Result<()> {
-    let temporary = temporary(database);
-    if database.metadata().is_ok_and(|found| found.len() == 0) {
-        std::fs::remove_file(database).map_err(Failure::file("replace", database))?;
-    }
-    std::fs::hard_link(&temporary, database)
-        .and_then(|()| std::fs::remove_file(&temporary))
-        .or_else(|error| match error.kind() {
-            std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied => {
-                std::fs::rename(&temporary, database)
-            }
-            _ => Err(error),
-        })
-        .map_err(Failure::file("publish", database))?;
-    let folder = database.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Failure::file("sync", folder))
 }

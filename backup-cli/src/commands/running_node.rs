@@ -14,11 +14,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// Why it does not, in words.
 pub fn reload(node: &LightningDir) -> Result<(), String> {
+    ask(node, "backup-reload", &json!({})).map(drop)
+}
+
+/// Calls a method.
+///
+/// # Errors
+/// Why there is no answer, in words.
+pub fn ask(node: &LightningDir, method: &str, params: &Value) -> Result<Value, String> {
     let socket = node.rpc_socket();
     let ask = async {
         let mut rpc = ClnRpc::new(&socket).await.map_err(|error| error.to_string())?;
-        let answer = rpc.call_raw::<Value, Value>("backup-reload", &json!({})).await;
-        answer.map(drop).map_err(|error| error.message)
+        let answer = rpc.call_raw::<Value, Value>(method, params).await;
+        answer.map_err(|error| error.message)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;

@@ -3,6 +3,7 @@
 use lockstep_node::{Access, wallet};
 use lockstep_proto::config::LockFile;
 use lockstep_proto::destination::Destination;
+use lockstep_proto::drill::Drill;
 use lockstep_proto::error::Error;
 use lockstep_proto::hold::Hold;
 use lockstep_proto::liveness::LastWriter;
@@ -35,9 +36,41 @@ struct Report {
     /// Whether the plugin compares the database at each start; not where it is larger than `compare_max_bytes`.
     compared_at_start: Option<bool>,
     slots: Vec<String>,
+    /// What became of the last rehearsal of a restore; `null` where there was none, or only a URL was given.
+    drill: Option<DrillReport>,
     /// Who wrote last, and whether that looks alive to a restore.
     writer: Option<WriterReport>,
     warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DrillReport {
+    passed: bool,
+    time: u64,
+    age_seconds: u64,
+    /// The longest of its restores.
+    seconds: f64,
+    opened_with: String,
+    /// The newest record that was restored.
+    seq: Option<u64>,
+    /// The destinations from which it failed.
+    failed: Vec<String>,
+}
+
+impl From<Drill> for DrillReport {
+    fn from(drill: Drill) -> Self {
+        let failed = drill.destinations.iter().filter(|one| one.error.is_some());
+        let restored = drill.destinations.iter().filter_map(|one| one.restored.as_ref());
+        Self {
+            passed: drill.passed,
+            time: drill.time,
+            age_seconds: now().saturating_sub(drill.time) / 1000,
+            seconds: drill.seconds(),
+            seq: restored.map(|found| found.seq).max(),
+            failed: failed.map(|one| one.name.clone()).collect(),
+            opened_with: drill.opened_with,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -156,6 +189,11 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         )?);
     }
     let policy = places.lock.as_ref().map(LockFile::policy).transpose()?;
+    let node = places.node.as_ref();
+    let drill = node.and_then(|node| Drill::read(node.path(), places.keys.store()));
+    if drill.as_ref().is_some_and(|drill| !drill.passed) {
+        warnings.push("the last drill failed: run 'backup-cli drill' again".into());
+    }
     let report = Report {
         store_id: places.keys.store(),
         destinations,
@@ -163,6 +201,7 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         compared_at_start: places.node.is_some().then_some(!too_large),
         database,
         running,
+        drill: drill.map(DrillReport::from),
         slots: slots::list(store)?.into_iter().map(|slot| slot.name).collect(),
         writer,
         warnings,
@@ -186,7 +225,7 @@ fn last_writer(places: &Places, ends: &[Result<LogEnd>]) -> Result<Option<Writer
 }
 
 /// How the newest destination stands to the database.
-fn against_database(
+pub fn against_database(
     end: &LogEnd,
     database: Option<u32>,
     running: bool,
@@ -347,6 +386,19 @@ fn text(report: &Report) -> String {
     }
     if let Some(writer) = &report.writer {
         text += &format!("{writer}\n");
+    }
+    match &report.drill {
+        Some(drill) => {
+            text += &format!(
+                "last drill: {} {}, {:.1} s, with {}\n",
+                if drill.passed { "passed" } else { "failed" },
+                utc(drill.time),
+                drill.seconds,
+                drill.opened_with
+            );
+        }
+        None if report.quorum.is_some() => text += "never rehearsed: 'backup-cli drill'\n",
+        None => {}
     }
     let slots = if report.slots.is_empty() { "nothing".into() } else { report.slots.join(", ") };
     text += &format!("opens with: {slots}\n");

@@ -1,7 +1,6 @@
 //! One compaction, on a thread of its own.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,9 +19,6 @@ use serde::Serialize;
 use super::pace::{Pace, Paced};
 use super::{Phase, Setup, Shared, proof};
 use crate::backup::now;
-
-/// What is left free on the shadow's disk, for the node itself.
-const SPARE_BYTES: u64 = 256 << 20;
 
 /// What a compaction did.
 pub struct Done {
@@ -218,13 +214,8 @@ fn not_fenced(shared: &Shared, setup: &Setup, store: &dyn Store) -> Result<()> {
 
 /// A shadow must not take the room that the node's own database needs.
 fn refuse_too_large(setup: &Setup) -> Result<()> {
-    let found = len_of(&setup.wallet)?;
-    let there = len_of(&shadow::database_in(&setup.folder))?;
-    // Nothing is known of a folder that is not there yet but for what it lies in.
-    let place = setup.folder.ancestors().find(|folder| folder.exists());
-    if let Some(free) = place.and_then(|folder| rustix::fs::statvfs(folder).ok())
-        && let Some(needed) = lacking(found, there, free.f_bavail.saturating_mul(free.f_frsize))
-    {
+    let found = shadow::room::len_of(&setup.wallet)?;
+    if let Some(needed) = shadow::room::lacking(&setup.folder, found)? {
         return Err(Error::Refused {
             what: format!("'{}' needs {needed} bytes of free space", setup.folder.display()),
             hint: "free some, or set 'shadow' in the section 'compaction' of backup.lock to another disk, or \
@@ -240,31 +231,4 @@ fn refuse_too_large(setup: &Setup) -> Result<()> {
         what: format!("the database has {found} bytes, and 'shadow_max_bytes' is {most}"),
         hint: "raise it, or compact elsewhere with 'backup-cli compact'.".into(),
     })
-}
-
-fn len_of(file: &Path) -> Result<u64> {
-    match file.metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        found => Ok(found.map_err(Error::file("look at", file))?.len()),
-    }
-}
-
-/// Bytes that must be free for the shadow of a database, a part of which is there, if they are not.
-fn lacking(database: u64, there: u64, free: u64) -> Option<u64> {
-    let needed = database.saturating_sub(there) + database / 10 + SPARE_BYTES;
-    (free < needed).then_some(needed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shadow_leaves_room_for_the_node() {
-        const GIB: u64 = 1 << 30;
-        assert_eq!(lacking(GIB, 0, 2 * GIB), None);
-        assert_eq!(lacking(GIB, 0, GIB), Some(GIB + GIB / 10 + SPARE_BYTES));
-        assert_eq!(lacking(GIB, GIB, GIB / 2), None);
-        assert_eq!(lacking(0, 0, 0), Some(SPARE_BYTES));
-    }
 }

@@ -8,6 +8,7 @@
 //! file. At worst more pages are published than changed.
 
 mod proof;
+pub mod room;
 mod state;
 mod wal;
 

@@ -9,5 +9,6 @@ mod fenced;
 mod fresh;
 mod money;
 mod places;
+mod rehearsal;
 mod secret;
 mod upgrade;

@@ -1,0 +1,188 @@
+//! What `restore`, `drill`, `export` and `promote` have in common: a database is written under a name that lightningd
+//! would never start from, and gets its own when everything else is done.
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use lockstep_node::{LightningDir, write_hsm_secret};
+use lockstep_proto::config::{LockFile, write_key_file};
+use lockstep_proto::error::Error;
+use lockstep_proto::restore::{self, Plan, Progress, Restored};
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::store::Store;
+
+use super::refuse_running;
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::unlock::Opened;
+
+/// Where the database goes.
+pub struct Dest {
+    /// The database.
+    pub database: PathBuf,
+    /// The node's directory, where it is one and not a single file.
+    pub node: Option<LightningDir>,
+}
+
+impl Dest {
+    /// DEST is a directory where it is one, or where its name has no extension of a database.
+    pub fn find(dest: &Path) -> Result<Self> {
+        let dest = std::path::absolute(dest).map_err(Failure::file("find", dest))?;
+        let extension = dest.extension().and_then(|extension| extension.to_str());
+        if !dest.is_dir() && matches!(extension, Some("sqlite3" | "sqlite" | "db")) {
+            return Ok(Self { database: dest, node: None });
+        }
+        if dest.exists() && !dest.is_dir() {
+            return Err(Failure::new(
+                format!("'{}' already exists", dest.display()),
+                "nothing was changed; give a new file or a directory.",
+            ));
+        }
+        let used = std::fs::read_dir(&dest).is_ok_and(|mut entries| entries.next().is_some());
+        let node = if used { LightningDir::locate(&dest)? } else { LightningDir::new(&dest) };
+        let wallet = LockFile::read(node.path())?.and_then(|lock| lock.wallet);
+        let node = match wallet {
+            Some(wallet) => node.with_wallet(wallet),
+            None => node,
+        };
+        Ok(Self { database: node.wallet().to_owned(), node: Some(node) })
+    }
+
+    /// Refuses where anything of a database is there already, or a lightningd runs.
+    pub fn refuse_existing(&self, what: &str) -> Result<()> {
+        let named = |suffix: &str| {
+            let mut name = self.database.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        for path in ["", "-journal", "-wal", "-shm"].map(named) {
+            // lightningd makes an empty file before it is told that it must not start: nothing is in it.
+            let found = path.symlink_metadata();
+            if found.is_ok_and(|found| path != self.database || !found.is_file() || found.len() > 0)
+            {
+                return Err(Failure::new(
+                    format!("failed to {what}: '{}' already exists", path.display()),
+                    "nothing was changed; move the old database files aside first.",
+                ));
+            }
+        }
+        self.node.as_ref().map_or(Ok(()), refuse_running)
+    }
+
+    /// The name that it has until then.
+    pub fn temporary(&self) -> PathBuf {
+        let mut name = self.database.file_name().unwrap_or_default().to_owned();
+        name.push(".restoring");
+        self.database.with_file_name(name)
+    }
+}
+
+/// Makes a folder that only this user can read, where there is none.
+pub fn private_folder(path: &Path) -> Result<()> {
+    let mut folder = DirBuilder::new();
+    folder.recursive(true).mode(0o700).create(path).map_err(Failure::file("create", path))
+}
+
+/// Writes the database that `plan` leads to into `path`, a new file, and proves it. A snapshot that turns out to be
+/// damaged is gone around, where there is an older one.
+pub fn write_database(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    path: &Path,
+    output: &Output,
+) -> Result<Restored> {
+    for passed_over in &plan.lineage.passed_over {
+        output.note(&format!("warning: passed over a newer snapshot: {passed_over}"));
+    }
+    let restored = match write_once(store, keys, plan, path, output) {
+        Err(error @ (Error::Damaged { .. } | Error::UnknownKind { .. })) => {
+            match plan.around_damage(store, keys)? {
+                Some(other) => {
+                    output.note(&format!("warning: {error}; going on from an older snapshot"));
+                    write_once(store, keys, &other, path, output)
+                }
+                None => Err(error),
+            }
+        }
+        restored => restored,
+    };
+    Ok(restored?)
+}
+
+fn write_once(
+    store: &dyn Store,
+    keys: &KeyRing,
+    plan: &Plan,
+    path: &Path,
+    output: &Output,
+) -> std::result::Result<Restored, Error> {
+    // One that an interrupted restore left: it never had the database's name.
+    let _ = std::fs::remove_file(path);
+    let bar = output.counter("reading");
+    let mut progress = |step: Progress| match step {
+        Progress::Pages(bytes) => {
+            bar.set_message("bytes of the snapshot written:");
+            bar.set_position(bytes);
+        }
+        Progress::Batches(batches) => {
+            bar.set_message("batches replayed:");
+            bar.set_position(batches);
+        }
+        Progress::Checking => bar.set_message("checking the database; batches replayed:"),
+    };
+    let restored = restore::run(store, keys, plan, path, &mut progress);
+    bar.finish_and_clear();
+    if restored.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    restored
+}
+
+/// What the plugin needs in the directory, and the node's secret where that opened the backup.
+pub fn make_startable(
+    node: &LightningDir,
+    lock: LockFile,
+    keys: &KeyRing,
+    opened: &Opened,
+) -> Result<()> {
+    if let Some(secret) = &opened.hsm_secret
+        && !node.hsm_secret().exists()
+    {
+        write_hsm_secret(&node.hsm_secret(), secret)?;
+    }
+    if !node.key_file().exists() {
+        write_key_file(&node.key_file(), keys)?;
+    }
+    let lock = match LockFile::read(node.path())? {
+        // Its settings stay.
+        Some(mut there) if there.store_id == keys.store() => {
+            there.directory = lock.directory;
+            if lock.destinations.len() > 1 {
+                (there.destinations, there.quorum) = (lock.destinations, lock.quorum);
+            }
+            there
+        }
+        _ => lock,
+    };
+    Ok(lock.write(node.path())?)
+}
+
+/// Gives a finished database its name, which no other file may have by now.
+pub fn publish(temporary: &Path, database: &Path) -> Result<()> {
+    if database.metadata().is_ok_and(|found| found.len() == 0) {
+        std::fs::remove_file(database).map_err(Failure::file("replace", database))?;
+    }
+    std::fs::hard_link(temporary, database)
+        .and_then(|()| std::fs::remove_file(temporary))
+        .or_else(|error| match error.kind() {
+            std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied => {
+                std::fs::rename(temporary, database)
+            }
+            _ => Err(error),
+        })
+        .map_err(Failure::file("publish", database))?;
+    let folder = database.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Failure::file("sync", folder))
+}
