@@ -4,6 +4,8 @@ pub mod compact;
 mod creation;
 pub mod demo;
 pub mod destination;
+pub mod files;
+pub mod generate;
 mod heal;
 pub mod import;
 pub mod init;
@@ -14,6 +16,7 @@ mod naming;
 pub mod prune;
 pub mod restore;
 mod running_node;
+pub mod secret;
 pub mod status;
 pub mod verify;
 

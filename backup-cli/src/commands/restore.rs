@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use lockstep_node::{LightningDir, write_hsm_secret};
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, write_key_file};
+use lockstep_proto::companion::FileSet;
+use lockstep_proto::config::{Files, LockFile, write_key_file};
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
@@ -57,6 +58,8 @@ struct Report {
     epoch: Option<u32>,
     /// Older than the newest state.
     stale: bool,
+    /// Companion files that were put back.
+    files: Vec<String>,
     seconds: f64,
 }
 
@@ -130,10 +133,17 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         restored => restored,
     };
     let restored = restored.map_err(|error| Failure::from(error).doing("restore"))?;
+    let mut files = Vec::new();
     if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
+        let set = companion_files(&*store, &keys, output);
+        let mut lock = lock;
+        if let Some(FileSet { include, include_secret, .. }) = set.clone() {
+            lock.files = Files { include, include_secret, ..lock.files };
+        }
         make_startable(node, lock, &keys, &opened)?;
+        files = set.map(|set| set.put_back(node.path())).transpose()?.unwrap_or_default();
         sources.bring_up(&keys, output)?;
         let claimant = claimant.renewed(now())?;
         if target == Target::Newest {
@@ -161,6 +171,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         foreign_key_violations: restored.foreign_key_violations,
         epoch,
         stale: target != Target::Newest,
+        files,
         seconds: began.elapsed().as_secs_f64(),
     };
     output.result(&report, || text(&report, &restored, &dest));
@@ -178,6 +189,9 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
         report.statements,
         report.seconds,
     );
+    if !report.files.is_empty() {
+        text += &format!("  put back, too: {}\n", report.files.join(", "));
+    }
     if report.voided > 0 {
         text +=
             &format!("  {} batches that the node never committed were left out\n", report.voided);
@@ -348,6 +362,14 @@ fn write_database(
         let _ = std::fs::remove_file(&path);
     }
     restored
+}
+
+/// What is kept beside the database. A restore does without where that cannot be read.
+fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option<FileSet> {
+    FileSet::newest(store, keys).unwrap_or_else(|error| {
+        output.note(&format!("warning: no companion files are put back: {error}"));
+        None
+    })
 }
 
 /// What the plugin needs in the directory, and the node's secret where that opened the backup.
