@@ -35,7 +35,7 @@ pub enum Command {
     /// Get the database back
     Restore(RestoreArgs),
     /// Show how the backup is
-    Status(PlaceArgs),
+    Status(StatusArgs),
     /// Read everything that is stored at all destinations, and prove it
     Verify(VerifyArgs),
     /// Make a snapshot of what the log came to, so that a restore replays little
@@ -51,8 +51,12 @@ pub enum Command {
     Prune(PruneArgs),
     /// List generations, segments and snapshots
     List(PlaceArgs),
+    /// List the files that are kept beside the database, or get one
+    Files(FilesArgs),
     /// List, add and remove the ways to open the backup
     Key(KeyArgs),
+    /// Show the node's secret for writing on paper, or check what is written there
+    Secret(SecretArgs),
     /// List, add, remove and test the places that a node's backup is written to
     Destination(DestinationArgs),
     /// Write the newest state to a file that other programs read: leaving is as easy as coming
@@ -75,6 +79,9 @@ pub enum Command {
     Check(CheckArgs),
     /// Show it all, without a node, in a temporary folder
     Demo(DemoArgs),
+    /// Write shell completions and man pages, for whoever makes a package
+    #[command(hide = true)]
+    Generate(GenerateArgs),
 }
 
 /// `init`.
@@ -108,6 +115,13 @@ pub struct InitArgs {
     /// First line of FILE is the passphrase of an encrypted hsm_secret
     #[arg(long, value_name = "FILE")]
     pub secret_passphrase_file: Option<PathBuf>,
+    /// Also keep this file, or the files of this folder, beside the database; config, emergency.recover and
+    /// certificates (*.pem) are kept anyway
+    #[arg(long, value_name = "PATH")]
+    pub include: Vec<PathBuf>,
+    /// Also keep hsm_secret: whoever opens the backup, in whatever way, then has the node's keys
+    #[arg(long)]
+    pub include_secret: bool,
 }
 
 /// `import`.
@@ -142,6 +156,18 @@ pub struct PlaceArgs {
     /// What opens it
     #[command(flatten)]
     pub unlock: UnlockArgs,
+}
+
+/// `status`.
+#[derive(Args)]
+pub struct StatusArgs {
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch: Option<u64>,
 }
 
 /// `verify`.
@@ -317,6 +343,37 @@ pub struct PruneArgs {
     pub dry_run: bool,
 }
 
+/// `files`.
+#[derive(Args)]
+pub struct FilesArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: FilesCommand,
+}
+
+/// `files …`.
+#[derive(Subcommand)]
+pub enum FilesCommand {
+    /// List them
+    List(PlaceArgs),
+    /// Get one, on stdout or as a new file
+    Get(FilesGetArgs),
+}
+
+/// `files get`.
+#[derive(Args)]
+pub struct FilesGetArgs {
+    /// Its name, as 'files list' shows it
+    #[arg(value_name = "NAME")]
+    pub file: String,
+    /// Which backup
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Where to write it, a new file; without it, it goes to stdout
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+}
+
 /// `key`.
 #[derive(Args)]
 pub struct KeyArgs {
@@ -376,6 +433,50 @@ pub struct KeyRemoveArgs {
     /// Remove it even where no slot is left
     #[arg(long)]
     pub last: bool,
+}
+
+/// `secret`.
+#[derive(Args)]
+pub struct SecretArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: SecretCommand,
+}
+
+/// `secret …`.
+#[derive(Subcommand)]
+pub enum SecretCommand {
+    /// Show the words, or the digits where it has none, of a secret
+    Show(SecretFileArgs),
+    /// Compare what is on paper (asked for, not echoed; or the first line of stdin) with the secret
+    Check(SecretFileArgs),
+}
+
+/// Which secret is meant.
+#[derive(Args)]
+pub struct SecretFileArgs {
+    /// The node whose hsm_secret is meant
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with = "hsm_secret",
+        required_unless_present = "hsm_secret"
+    )]
+    pub lightning_dir: Option<PathBuf>,
+    /// The file itself
+    #[arg(long, value_name = "FILE")]
+    pub hsm_secret: Option<PathBuf>,
+    /// First line of FILE is the passphrase of the hsm_secret or of its words
+    #[arg(long, value_name = "FILE")]
+    pub secret_passphrase_file: Option<PathBuf>,
+}
+
+/// `generate`.
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// An existing folder: 'completions' and 'man' are made in it
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// `destination`.

@@ -42,11 +42,14 @@ fn main() -> ExitCode {
         Command::Compact(args) => commands::compact::run(&args, &output),
         Command::Prune(args) => commands::prune::run(&args, &output),
         Command::List(args) => commands::list::run(&args, &output),
+        Command::Files(args) => commands::files::run(&args, &output),
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Destination(args) => commands::destination::run(&args, &output),
         Command::Export(args) => commands::export::run(&args, &output),
         Command::Drill(args) => commands::drill::run(&args, &output),
         Command::Check(args) => commands::check::run(&args, &output),
+        Command::Secret(args) => commands::secret::run(&args, &output),
+        Command::Generate(args) => commands::generate::run(&args, &output),
         Command::Demo(args) => commands::demo::run(&args, &output),
     };
     match done {

@@ -1,6 +1,7 @@
 //! Results on stdout; progress and errors on stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -13,12 +14,56 @@ use crate::failure::Failure;
 /// Where a command's words go.
 pub struct Output {
     json: bool,
+    colour: bool,
+    unread: AtomicBool,
+}
+
+/// What a word means, as a colour on a terminal.
+#[derive(Debug, Clone, Copy)]
+pub enum Tone {
+    /// As it should be.
+    Good,
+    /// Look at it.
+    Unusual,
+    /// Do something.
+    Bad,
+    /// A heading.
+    Quiet,
 }
 
 impl Output {
     /// For people, or for programs.
     pub fn new(json: bool) -> Self {
-        Self { json }
+        // https://no-color.org
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            json,
+            colour: !json && !refused && std::io::stdout().is_terminal(),
+            unread: AtomicBool::new(false),
+        }
+    }
+
+    /// Words of a result, in a colour where there is one.
+    pub fn paint(&self, tone: Tone, words: &str) -> String {
+        let code = match tone {
+            Tone::Good => 32,
+            Tone::Unusual => 33,
+            Tone::Bad => 31,
+            Tone::Quiet => 2,
+        };
+        if self.colour { format!("\x1b[{code}m{words}\x1b[0m") } else { words.to_owned() }
+    }
+
+    /// Empties a terminal, before what it shows is shown again.
+    pub fn clear(&self) {
+        if !self.json && std::io::stdout().is_terminal() {
+            print!("\x1b[H\x1b[2J");
+        }
+    }
+
+    /// Whether a program reads it.
+    pub fn is_json(&self) -> bool {
+        self.json
     }
 
     /// The result of a command: as one JSON object, or as `text`.
@@ -30,7 +75,14 @@ impl Output {
             text()
         };
         // A reader that has seen enough closes the pipe: nobody is left to tell.
-        let _ = writeln!(std::io::stdout(), "{}", line.trim_end());
+        if writeln!(std::io::stdout(), "{}", line.trim_end()).is_err() {
+            self.unread.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True where nobody reads results any more.
+    pub fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// A line on the way, for people.

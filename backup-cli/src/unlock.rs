@@ -244,13 +244,14 @@ pub fn node_lock(path: &Path, passphrase_file: Option<&PathBuf>) -> Result<Lock>
     Ok(Lock::Node(secret.make_secret(NODE_SECRET_INFO)))
 }
 
-fn first_line(path: &Path) -> Result<Zeroizing<String>> {
+/// The first line of a file.
+pub fn first_line(path: &Path) -> Result<Zeroizing<String>> {
     let text = Zeroizing::new(std::fs::read_to_string(path).map_err(Failure::file("read", path))?);
     Ok(Zeroizing::new(text.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// Asks on the terminal without echo; where there is none, takes the next line of stdin.
-fn ask(prompt: &str) -> Result<Zeroizing<String>> {
+pub fn ask(prompt: &str) -> Result<Zeroizing<String>> {
     let failed = |error: std::io::Error| {
         Failure::new(format!("nothing was typed: {error}"), "type it, or give it by a file.")
     };

@@ -14,6 +14,7 @@
 //! | [`dir`] | which directory is the network directory, and its files' names |
 //! | [`running`] | whether a lightningd runs there, and how one can tell |
 //! | [`config`] | lightningd's `config` files, read as lightningd reads them |
+//! | [`companion`] | which files are worth keeping beside the database |
 //! | [`wallet`] | `wallet=`, and `data_version` and node id in the database |
 //! | [`content`] | whether two databases hold the same: a digest, a comparison |
 //! | [`dump`] | a database as SQL text |
@@ -25,6 +26,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod companion;
 pub mod config;
 pub mod content;
 pub mod dir;
@@ -34,6 +36,7 @@ pub mod running;
 pub mod secret;
 pub mod wallet;
 
+pub use companion::{companion_name, companion_names};
 pub use dir::{DirError, LightningDir};
 pub use hsm_secret::{HsmSecretFile, encode_words, write_hsm_secret};
 pub use running::{Evidence, RunningNode};

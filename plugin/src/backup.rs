@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, destination_options, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, Metrics, destination_options, read_key_file,
 };
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
@@ -27,6 +27,8 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
 use crate::compactor::{AtStart, Before, Compactor, Setup};
+use crate::companions::Companions;
+use crate::metrics;
 use crate::places::Places;
 use crate::reload::Reloading;
 use crate::stall::Watchdog;
@@ -62,6 +64,8 @@ pub struct Backup {
     compaction: Option<(Compaction, Policy)>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) reloading: Reloading,
+    companions: Companions,
+    metrics: Option<Metrics>,
     pub(crate) output: Arc<Output>,
 }
 
@@ -125,10 +129,19 @@ impl Backup {
         let (places, store, end) = Places::open(&lock, &options, &keys, &output)?;
         end.expect_directory(&*store, &lock.directory)?;
         let wallet = wallet_of(&directory, &lock);
+        let companions = Companions::new(
+            directory.clone(),
+            lock.files.clone(),
+            places.clone(),
+            keys.clone(),
+            output.clone(),
+        );
         let mut backup = Self {
             wallet,
+            companions,
             places,
             stall_timeout: lock.stall_timeout(),
+            metrics: lock.metrics.clone(),
             heartbeat_interval: lock.heartbeat_interval(),
             reloading: Reloading::new(lock.quorum),
             store_id: lock.store_id,
@@ -296,6 +309,7 @@ impl Backup {
                 Err(error) if retryable(&error) && began.elapsed() < self.stall_timeout => {
                     if pause == FIRST_PAUSE {
                         self.set_state(State::Stalled);
+                        self.status.appends().stalled();
                         let line = format!(
                             "{}; trying again for {} s",
                             error.explain(),
@@ -387,6 +401,8 @@ impl Backup {
             }
         };
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        // No snapshot is newer than they are.
+        self.companions.keep(writer.epoch())?;
         copy.begin(writer, StartReason::Gap, now(), &mut |_, _| watchdog.progress())?;
         self.gap = false;
         let line = format!(
@@ -435,12 +451,31 @@ impl Backup {
             folder: settings.shadow_in(&self.directory),
             settings,
             retention,
+            companions: self.companions.clone(),
         };
         if let Err(error) = self.compactor.start(setup, self.output.clone()) {
             let line = format!("no compaction: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }
+        if let Err(error) = self.companions.clone().start(self.status.clone()) {
+            let line = format!("companion files: failed to start a thread: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
         self.start_heartbeats(&self.places.named());
+        self.start_metrics();
+    }
+
+    fn start_metrics(&self) {
+        let Some(settings) = &self.metrics else { return };
+        match metrics::serve(settings, self.status.clone()) {
+            Ok(address) => {
+                self.output.log(Level::Info, &format!("metrics at http://{address}/metrics"));
+            }
+            Err(error) => {
+                let line = format!("no metrics at {}: {error}", settings.listen);
+                self.output.log(Level::Unusual, &line);
+            }
+        }
     }
 
     fn note(&self, appended: &Appended) {
@@ -448,6 +483,7 @@ impl Backup {
         self.compactor.appended(writer);
         let position = writer.position();
         let took_us = appended.took.as_micros() as u64;
+        self.status.appends().took(took_us);
         let mut status = self.status.lock();
         status.batches += 1;
         status.last_append = Some(now());

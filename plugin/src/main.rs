@@ -14,14 +14,18 @@
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
+//! | [`companions`] | files that belong to the node, kept beside its database |
 //! | [`heartbeat`] | a quiet node says that it is alive |
+//! | [`metrics`] | numbers for Prometheus |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
 
 mod backup;
 mod compactor;
+mod companions;
 mod heartbeat;
 mod hook;
+mod metrics;
 mod node;
 mod places;
 mod reload;

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use cln_plugin::messages::NotificationTopic;
 use cln_plugin::{Builder, Plugin};
 use cln_rpc::ClnRpc;
 use lockstep_proto::hex;
@@ -17,8 +19,15 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWrite;
 use zeroize::Zeroizing;
 
-use crate::status::SharedStatus;
+use crate::status::{DestinationStatus, SharedStatus};
 use crate::wire::{Level, Output};
+
+/// Other plugins are told when a destination is not current any more, …
+const DEGRADED: &str = "backup_degraded";
+/// … and when all are again.
+const RECOVERED: &str = "backup_recovered";
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The thread of `cln-plugin`, and the way to it.
 pub struct NodeSide {
@@ -59,7 +68,8 @@ impl NodeSide {
 }
 
 fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let input = tokio::net::UnixStream::from_std(messages)?;
         let answers = WholeMessages { buffer: Vec::new(), output: output.clone() };
@@ -78,6 +88,8 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
             )
             // Without a subscription lightningd ends a plugin before its own last writes.
             .subscribe("shutdown", |_, _| async { Ok(()) })
+            .notification(NotificationTopic::new(DEGRADED))
+            .notification(NotificationTopic::new(RECOVERED))
             .with_logging(false)
             .configure()
             .await?;
@@ -85,6 +97,7 @@ fn serve(messages: UnixStream, output: &Arc<Output>, status: SharedStatus) -> an
         let configuration = configured.configuration();
         let socket = Path::new(&configuration.lightning_dir).join(&configuration.rpc_file);
         let plugin = configured.start(status.clone()).await?;
+        tokio::spawn(tell_others(plugin.clone()));
         tokio::spawn(look_around(socket, status, output.clone()));
         plugin.join().await
     })
@@ -97,6 +110,26 @@ async fn backup_status(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::
 async fn backup_compact(plugin: Plugin<SharedStatus>, _params: Value) -> anyhow::Result<Value> {
     let request = plugin.state().compactor().request();
     Ok(serde_json::to_value(request.ok_or_else(|| anyhow!("the backup is not open"))?)?)
+}
+
+/// For as long as lightningd listens.
+async fn tell_others(plugin: Plugin<SharedStatus>) {
+    let mut degraded = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let status = plugin.state().answer();
+        if status.is_degraded() == degraded {
+            continue;
+        }
+        degraded = !degraded;
+        let topic = if degraded { DEGRADED } else { RECOVERED };
+        let place = |of: &DestinationStatus| json!({ "name": of.name, "state": of.state, "error": of.error });
+        let destinations: Vec<Value> = status.destinations.iter().map(place).collect();
+        let payload = json!({ "destinations": destinations });
+        if plugin.send_custom_notification(topic.into(), payload).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What is done once, when lightningd runs.

@@ -9,6 +9,7 @@ use lockstep_proto::store::{Fencing, Store};
 use serde::Serialize;
 
 use crate::compactor::{CompactionStatus, Compactor};
+use crate::metrics::Appends;
 use crate::places::Places;
 
 /// What `backup-status` answers. Fields only ever get more.
@@ -56,6 +57,11 @@ impl Status {
         }
         self.slots = slots;
     }
+
+    /// True where a destination does not have everything. (Of an answer: that fills them in.)
+    pub fn is_degraded(&self) -> bool {
+        self.destinations.iter().any(|of| !of.is_current())
+    }
 }
 
 /// One destination.
@@ -85,6 +91,13 @@ pub struct DestinationStatus {
     pub seq: u64,
     /// lightningd's version there.
     pub data_version: Option<u32>,
+}
+
+impl DestinationStatus {
+    /// True where it has everything, or nothing was written yet.
+    pub fn is_current(&self) -> bool {
+        matches!(self.state, State::Current | State::Ready)
+    }
 }
 
 /// How a destination is.
@@ -121,6 +134,7 @@ pub struct SharedStatus(Arc<Shared>);
 struct Shared {
     status: Mutex<Status>,
     slots: OnceLock<KeySlots>,
+    appends: Appends,
     compactor: Compactor,
 }
 
@@ -144,6 +158,11 @@ impl SharedStatus {
         status.warnings.extend(warnings);
         status.warnings.extend(self.0.compactor.warnings());
         Status { compaction: self.0.compactor.status(), ..status }
+    }
+
+    /// How long appends took.
+    pub fn appends(&self) -> &Appends {
+        &self.0.appends
     }
 
     /// The compaction of this log.

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,6 +95,12 @@ pub struct LockFile {
     /// When the plugin compacts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compaction: Compaction,
+    /// Where the plugin gives numbers for Prometheus: nowhere, unless this says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// Which files are kept beside the database.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub files: Files,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -148,6 +155,37 @@ impl Default for Compaction {
     }
 }
 
+/// Where the plugin gives numbers for Prometheus: the section `metrics` of the lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// Whether that may be another address than this machine's own. False.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
+}
+
+/// Which companion files are kept: the section `files` of the lock file. What is not in it has its default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Files {
+    /// Whether any are. True.
+    pub enabled: bool,
+    /// `hsm_secret`, too: whoever opens the backup then has the node's keys. False.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub include_secret: bool,
+    /// Others, by their paths from the network directory, or absolute; of a folder the files in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self { enabled: true, include_secret: false, include: Vec::new() }
+    }
+}
+
 impl Compaction {
     /// The shadow's folder, for the network directory `directory`.
     pub fn shadow_in(&self, directory: &Path) -> PathBuf {
@@ -175,6 +213,8 @@ impl LockFile {
             wallet,
             retention: Policy::default(),
             compaction: Compaction::default(),
+            files: Files::default(),
+            metrics: None,
         }
     }
 

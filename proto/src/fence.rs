@@ -108,9 +108,8 @@ pub fn claim(store: &dyn Store, keys: &KeyRing, claimant: &Claimant) -> Result<u
             what: format!("'{}': no epoch is left", store.label()),
             hint: "the folder 'epochs' was tampered with; restore it from a copy.".into(),
         })?;
-        match store
-            .create(&layout::claim(epoch), &sealed::seal(keys, ObjectKind::Claim, epoch, claimant)?)
-        {
+        let bytes = sealed::seal(keys, ObjectKind::Claim, (epoch, 0), claimant)?;
+        match store.create(&layout::claim(epoch), &bytes) {
             // Claims are never removed: each is what fences the one writer before it, however late.
             Ok(()) => return Ok(epoch),
             Err(error) if matches!(error.kind, StoreErrorKind::Exists) => {
@@ -148,5 +147,5 @@ pub fn check(store: &dyn Store, keys: &KeyRing, ours: u32) -> Result<()> {
 /// Where there is no such claim, or it cannot be opened.
 pub fn read(store: &dyn Store, keys: &KeyRing, epoch: u32) -> Result<Claimant> {
     let name = layout::claim(epoch);
-    sealed::open(keys, ObjectKind::Claim, epoch, &name, &store.read(&name)?)
+    sealed::open(keys, ObjectKind::Claim, (epoch, 0), &name, &store.read(&name)?)
 }

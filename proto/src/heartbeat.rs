@@ -35,7 +35,7 @@ impl Heartbeat {
     /// # Errors
     /// Where the store cannot be written.
     pub fn beat(&self, store: &dyn Store, keys: &KeyRing, epoch: u32) -> Result<()> {
-        let bytes = sealed::seal(keys, ObjectKind::Heartbeat, epoch, self)?;
+        let bytes = sealed::seal(keys, ObjectKind::Heartbeat, (epoch, 0), self)?;
         Ok(store.replace(&layout::heartbeat(epoch), &bytes)?)
     }
 
@@ -51,7 +51,8 @@ impl Heartbeat {
                 Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => continue,
                 bytes => bytes?,
             };
-            if let Ok(found) = sealed::open(keys, ObjectKind::Heartbeat, epoch, &name, &bytes) {
+            if let Ok(found) = sealed::open(keys, ObjectKind::Heartbeat, (epoch, 0), &name, &bytes)
+            {
                 return Ok(Some((epoch, found)));
             }
         }

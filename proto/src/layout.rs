@@ -21,6 +21,9 @@ pub const HOLDS: &str = "holds";
 /// Folder of the heartbeats.
 pub const HEARTBEATS: &str = "heartbeats";
 
+/// Folder of the companion files.
+pub const FILES: &str = "files";
+
 /// Folder of the parts of segments that are being written, where a place cannot append.
 pub const TAIL: &str = "tail";
 
@@ -46,6 +49,17 @@ pub fn heartbeat(epoch: u32) -> String {
 /// The epoch of a file name in [`HEARTBEATS`].
 pub fn parse_heartbeat(file: &str) -> Option<u32> {
     parse_claim(file)
+}
+
+/// Name of the set of companion files that so many of `epoch` come before.
+pub fn files(epoch: u32, index: u32) -> String {
+    format!("{FILES}/{epoch:08x}-{index:08x}")
+}
+
+/// Epoch and index of a file name in [`FILES`].
+pub fn parse_files(file: &str) -> Option<(u32, u32)> {
+    let (epoch, index) = file.split_once('-')?;
+    Some((parse_claim(epoch)?, parse_claim(index)?))
 }
 
 /// Name of the hold at `seq` of a generation.

@@ -17,7 +17,8 @@
 //! | [`layout`] | object names |
 //! | [`store`] | the only I/O besides SQLite: a folder, a bucket |
 //! | [`marker`], [`slots`], [`fence`] | which store, who opens it, who writes it |
-//! | [`sealed`] | small sealed objects: claims and heartbeats |
+//! | [`sealed`] | small sealed objects: claims, heartbeats, companion files |
+//! | [`companion`] | files that belong to a node beside its database |
 //! | [`heartbeat`], [`liveness`], [`process`] | whether the last writer still runs, as far as one can know |
 //! | [`session`] | what a call's version means |
 //! | [`writer`] | one writer of one log |
@@ -38,6 +39,7 @@
 
 pub mod batch;
 pub mod capture;
+pub mod companion;
 pub mod config;
 pub mod destination;
 pub mod drill;

@@ -1,7 +1,9 @@
 //! Small sealed objects: a header and one frame, which holds JSON. They belong to an epoch, not to a place in the log.
+//! `index` tells those of one kind and epoch apart, where there are several.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer};
@@ -13,7 +15,7 @@ use crate::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, Opener, Sealer
 pub fn seal(
     keys: &KeyRing,
     kind: ObjectKind,
-    epoch: u32,
+    (epoch, index): (u32, u32),
     content: &impl Serialize,
 ) -> Result<Vec<u8>> {
     let key = keys.current()?;
@@ -24,12 +26,12 @@ pub fn seal(
         generation: 0,
         epoch,
         seq: 0,
-        index: 0,
+        index,
         prev: Chain::default(),
         nonce_prefix: Header::random_nonce_prefix()?,
     };
-    let plain =
-        serde_json::to_vec(content).map_err(|error| Error::damaged("sealed object", error))?;
+    let plain = serde_json::to_vec(content).map(Zeroizing::new);
+    let plain = plain.map_err(|error| Error::damaged("sealed object", error))?;
     let mut bytes = header.encode().to_vec();
     Sealer::new(key, &header)
         .seal(&plain, &mut bytes)
@@ -44,7 +46,7 @@ pub fn seal(
 pub fn open<T: DeserializeOwned>(
     keys: &KeyRing,
     kind: ObjectKind,
-    epoch: u32,
+    (epoch, index): (u32, u32),
     name: &str,
     bytes: &[u8],
 ) -> Result<T> {
@@ -53,10 +55,11 @@ pub fn open<T: DeserializeOwned>(
         .get(header.key)
         .ok_or_else(|| Error::UnknownKey { object: name.into(), key: header.key })?;
     let damaged = |what: String| Error::damaged(format!("'{name}'"), what);
-    if (header.kind, header.epoch, header.store) != (kind, epoch, keys.store()) {
+    let found = (header.kind, header.epoch, header.index, header.store);
+    if found != (kind, epoch, index, keys.store()) {
         return Err(damaged("does not belong here".into()));
     }
-    let mut plain = Vec::new();
+    let mut plain = Zeroizing::new(Vec::new());
     Opener::new(key, &header)
         .open(&bytes[HEADER_LEN..], &mut plain)
         .map_err(|error| damaged(error.to_string()))?;

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use lockstep_node::LightningDir;
 use lockstep_node::wallet::{ConfiguredWallet, config_wallet};
+use lockstep_node::{LightningDir, companion_name, companion_names};
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::{LockFile, NamedDestination};
+use lockstep_proto::companion::FileSet;
+use lockstep_proto::config::{Files, LockFile, NamedDestination};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::marker::Marker;
@@ -38,6 +39,8 @@ pub struct Creation<'a> {
     pub keys: &'a KeyRing,
     /// What opens it.
     pub locks: &'a [Lock],
+    /// Which files are kept beside the database.
+    pub files: &'a Files,
     /// The database that it begins with; `None` for an empty one.
     pub source: Option<&'a Path>,
 }
@@ -53,6 +56,8 @@ impl Creation<'_> {
         }
         let claimant = Claimant::this_process(PROGRAM, self.purpose, &directory, now())?;
         let mut writer = Writer::create(store.clone(), self.keys.clone(), claimant)?;
+        // No snapshot is newer than they are.
+        self.keep_files((writer.epoch(), 0), output)?;
         let snapshot_bytes = self.begin(&mut writer, output)?;
         writer.close(now());
         Marker::new(self.keys.store(), now()).create(&**store)?;
@@ -67,6 +72,7 @@ impl Creation<'_> {
         }
         let mut lock = LockFile::new(self.keys.store(), directory, destinations, wallet);
         lock.quorum = self.places.quorum;
+        lock.files = self.files.clone();
         if lock.destinations.len() > 1 {
             name_places(self.purpose, node, &lock, self.keys)?;
         }
@@ -91,6 +97,26 @@ impl Creation<'_> {
             let done = mirror.run(&mut |bytes| bar.inc(bytes));
             bar.finish_and_clear();
             done?;
+        }
+        Ok(())
+    }
+
+    fn keep_files(&self, at: (u32, u32), output: &Output) -> Result<()> {
+        let Files { include, include_secret, .. } = self.files;
+        let names = companion_names(self.node, *include_secret, include, std::iter::empty());
+        let (set, unread) = FileSet::read(self.node.path(), &names, self.files, None, now());
+        for (name, why) in unread {
+            output.note(&format!("warning: companion file '{name}' is not kept: {why}"));
+        }
+        if *include_secret {
+            output.note(
+                "warning: hsm_secret is sealed into the backup: whoever opens it, by any slot or by backup.key, has the \
+                 node's keys and can take all its funds. (The slot 'node' opens with that secret only: of use is this \
+                 together with another slot)",
+            );
+        }
+        if !set.files.is_empty() {
+            FileSet::store(&**self.places.first(), at, &set.seal(self.keys, at)?)?;
         }
         Ok(())
     }
@@ -169,6 +195,24 @@ impl NewPlaces {
     pub fn first_url(&self) -> &Destination {
         &self.destinations[0].url
     }
+}
+
+/// Which files are kept, by the arguments.
+pub(super) fn files(args: &InitArgs, node: &LightningDir) -> Result<Files> {
+    let mut files = Files { include_secret: args.include_secret, ..Files::default() };
+    for path in &args.include {
+        let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
+        path.metadata().map_err(Failure::file("look at", &path))?;
+        let name = companion_name(node, &path);
+        if path == node.hsm_secret() {
+            return Err(Failure::new(
+                "hsm_secret is not kept unless one means it",
+                "'--include-secret' keeps it: whoever opens the backup then has the node's keys.",
+            ));
+        }
+        files.include.push(name);
+    }
+    Ok(files)
 }
 
 /// The name of the destination that so many others come before, where nobody gives one.

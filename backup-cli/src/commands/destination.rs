@@ -28,13 +28,14 @@ use crate::output::{Output, bytes};
 use crate::place::{Places, destination, lock_of};
 
 /// Folders of a store.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     layout::KEYS,
     layout::EPOCHS,
     layout::LOG,
     layout::SNAPSHOTS,
     layout::HOLDS,
     layout::HEARTBEATS,
+    layout::FILES,
     layout::TAIL,
 ];
 

@@ -16,7 +16,7 @@ use lockstep_python_backup::scan::Tail;
 use lockstep_python_backup::{Extent, Replayed, Scan};
 use serde::Serialize;
 
-use super::creation::{Creation, NewPlaces, find_node};
+use super::creation::{Creation, NewPlaces, files, find_node};
 use super::{missing_slots, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
@@ -79,6 +79,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
     let live = find_database(&node, args.write_database)?;
     let secret = node_secret(&args.init, &node)?;
     let locks = locks(&args.init, secret.as_ref())?;
+    let files = files(&args.init, &node)?;
 
     let bar = output.bar("reading the old backup", std::fs::metadata(&old).map_or(0, |m| m.len()));
     let scan = Scan::read(&old, &mut |at| bar.set_position(at));
@@ -121,6 +122,7 @@ pub fn run(args: &ImportArgs, output: &Output) -> Result<()> {
             places: &places,
             keys: &keys,
             locks: &locks,
+            files: &files,
             source: Some(source),
         };
         let keep_old = || old_lock.as_ref().map_or(Ok(()), |lock| lock.keep(&node));

@@ -11,7 +11,7 @@ use lockstep_proto::slots::{self, Lock};
 use lockstep_proto::store::Fencing;
 use serde::Serialize;
 
-use super::creation::{Creation, NewPlaces, find_node};
+use super::creation::{Creation, NewPlaces, files, find_node};
 use super::{missing_slots, refuse_running};
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
@@ -40,6 +40,7 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
     refuse_running(&node)?;
     refuse_taken(&node)?;
     let locks = locks(args, &node)?;
+    let files = files(args, &node)?;
     let existing = wallet::data_version(node.wallet(), Access::Exclusive)?;
 
     let places = places.create()?;
@@ -52,6 +53,7 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
         places: &places,
         keys: &keys,
         locks: &locks,
+        files: &files,
         source: existing.is_some().then(|| node.wallet()),
     };
     let made = creation.make(output, || Ok(()));

@@ -7,6 +7,8 @@ pub mod demo;
 pub mod destination;
 pub mod drill;
 pub mod export;
+pub mod files;
+pub mod generate;
 mod heal;
 pub mod import;
 pub mod init;
@@ -19,6 +21,7 @@ pub mod prune;
 pub mod restore;
 mod restoring;
 mod running_node;
+pub mod secret;
 pub mod status;
 pub mod verify;
 

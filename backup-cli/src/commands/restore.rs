@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::LockFile;
+use lockstep_proto::companion::FileSet;
+use lockstep_proto::config::Files;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
@@ -53,6 +56,8 @@ struct Report {
     epoch: Option<u32>,
     /// Older than the newest state.
     stale: bool,
+    /// Companion files that were put back.
+    files: Vec<String>,
     seconds: f64,
 }
 
@@ -101,10 +106,17 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     };
     let restored = write_database(&*store, &keys, &plan, &dest.temporary(), output)
         .map_err(|failure| failure.doing("restore"))?;
+    let mut files = Vec::new();
     if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
         // The log is this directory's from here on; its database only gets its name after that.
         let (store, keys) = (store.clone(), keys.clone());
+        let set = companion_files(&*store, &keys, output);
+        let mut lock = lock;
+        if let Some(FileSet { include, include_secret, .. }) = set.clone() {
+            lock.files = Files { include, include_secret, ..lock.files };
+        }
         make_startable(node, lock, &keys, &opened)?;
+        files = set.map(|set| set.put_back(node.path())).transpose()?.unwrap_or_default();
         sources.bring_up(&keys, output)?;
         let claimant = claimant.renewed(now())?;
         if target == Target::Newest {
@@ -132,6 +144,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         foreign_key_violations: restored.foreign_key_violations,
         epoch,
         stale: target != Target::Newest,
+        files,
         seconds: began.elapsed().as_secs_f64(),
     };
     output.result(&report, || text(&report, &restored, &dest));
@@ -149,6 +162,9 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
         report.statements,
         report.seconds,
     );
+    if !report.files.is_empty() {
+        text += &format!("  put back, too: {}\n", report.files.join(", "));
+    }
     if report.voided > 0 {
         text +=
             &format!("  {} batches that the node never committed were left out\n", report.voided);
@@ -241,4 +257,12 @@ fn roll_back(mut writer: Writer, dest: &Dest) -> Result<()> {
     capture.begin(&mut writer, StartReason::Rollback, now(), &mut |_, _| {})?;
     writer.close(now());
     Ok(())
+}
+
+/// What is kept beside the database. A restore does without where that cannot be read.
+fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option<FileSet> {
+    FileSet::newest(store, keys).unwrap_or_else(|error| {
+        output.note(&format!("warning: no companion files are put back: {error}"));
+        None
+    })
 }

@@ -1,5 +1,7 @@
 //! `status`: how the backup is, against the database where there is one.
 
+use std::time::Duration;
+
 use lockstep_node::{Access, wallet};
 use lockstep_proto::config::LockFile;
 use lockstep_proto::destination::Destination;
@@ -19,9 +21,9 @@ use serde::Serialize;
 
 use super::last_writer::WriterReport;
 use super::{missing_slots, now};
-use crate::args::PlaceArgs;
+use crate::args::{PlaceArgs, StatusArgs};
 use crate::failure::{Failure, Result};
-use crate::output::{Output, bytes, utc};
+use crate::output::{Output, Tone, bytes, utc};
 use crate::place::{Places, Site};
 
 #[derive(Serialize)]
@@ -152,8 +154,21 @@ impl From<NewestSnapshot> for SnapshotReport {
     }
 }
 
-/// Shows it.
-pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
+/// Shows it; with `--watch` again and again.
+pub fn run(args: &StatusArgs, output: &Output) -> Result<()> {
+    let Some(seconds) = args.watch else { return show(&args.place, output) };
+    while !output.is_unread() {
+        output.clear();
+        // A place that is away now may be back the next time.
+        if let Err(failure) = show(&args.place, output) {
+            output.failure(&failure);
+        }
+        std::thread::sleep(Duration::from_secs(seconds));
+    }
+    Ok(())
+}
+
+fn show(args: &PlaceArgs, output: &Output) -> Result<()> {
     let places = Places::open(args)?;
     let ends = places.ends();
     let newest = places.newest_of(&ends)?;
@@ -206,7 +221,7 @@ pub fn run(args: &PlaceArgs, output: &Output) -> Result<()> {
         writer,
         warnings,
     };
-    output.result(&report, || text(&report));
+    output.result(&report, || text(&report, output));
     let bad = report.destinations.iter().filter(|d| d.error.is_some());
     Failure::if_any(
         bad.map(|d| d.name.as_str()),
@@ -336,10 +351,10 @@ fn place_and_time(proven: &ProvenReport) -> String {
     format!("seq {}, data_version {version} ({})", proven.seq, utc(proven.time))
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Report, output: &Output) -> String {
     let several = report.destinations.len() > 1;
     let of = |d: &DestinationReport| if several { format!("{}: ", d.name) } else { String::new() };
-    let mut text = table(&report.destinations);
+    let mut text = table(&report.destinations, output);
     if several {
         let sync = report.destinations.iter().filter(|d| d.mode.is_sync()).count();
         let quorum = report.quorum.unwrap_or(sync);
@@ -403,20 +418,29 @@ fn text(report: &Report) -> String {
     let slots = if report.slots.is_empty() { "nothing".into() } else { report.slots.join(", ") };
     text += &format!("opens with: {slots}\n");
     for warning in &report.warnings {
-        text += &format!("warning: {warning}\n");
+        text += &format!("{} {warning}\n", output.paint(Tone::Unusual, "warning:"));
     }
     text
 }
 
-fn table(destinations: &[DestinationReport]) -> String {
+fn tone(state: &str) -> Tone {
+    match state {
+        "current" | "ok" => Tone::Good,
+        "behind" => Tone::Unusual,
+        _ => Tone::Bad,
+    }
+}
+
+fn table(destinations: &[DestinationReport], output: &Output) -> String {
     let width = |min: usize, len: &dyn Fn(&DestinationReport) -> usize| {
         destinations.iter().map(len).max().unwrap_or(0).max(min)
     };
     let (name, state) = (width(11, &|d| d.name.len()), width(7, &|d| d.state.len()));
-    let mut text = format!(
-        "{:name$}  {:>12}  {:>12}  {:>5}  {:state$}  last written\n",
+    let heading = format!(
+        "{:name$}  {:>12}  {:>12}  {:>5}  {:state$}  last written",
         "destination", "head", "data_version", "epoch", "state"
     );
+    let mut text = output.paint(Tone::Quiet, &heading) + "\n";
     for d in destinations {
         let number = |value: Option<u64>| value.map_or("none".into(), |value| value.to_string());
         let behind = match d.records_behind {
@@ -425,12 +449,12 @@ fn table(destinations: &[DestinationReport]) -> String {
         };
         let mode = if d.mode.is_sync() { "" } else { ", async" };
         text += &format!(
-            "{:name$}  {:>12}  {:>12}  {:>5}  {:state$}  {}{mode}{behind}\n",
+            "{:name$}  {:>12}  {:>12}  {:>5}  {}  {}{mode}{behind}\n",
             d.name,
             number(d.seq),
             number(d.data_version.map(u64::from)),
             number(d.epoch.map(u64::from)),
-            d.state,
+            output.paint(tone(d.state), &format!("{:state$}", d.state)),
             d.time.map_or("unknown".into(), utc),
         );
     }

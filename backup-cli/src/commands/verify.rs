@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use lockstep_proto::companion::FileSet;
 use lockstep_proto::layout;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::replica::{Distance, Mirror, Seen, small_faults};
@@ -137,6 +138,9 @@ fn verified(
     let generations = verify::run(store, keys, &mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let generations = generations?;
+    if places.sites.len() == 1 {
+        FileSet::newest(store, keys)?;
+    }
     let (mut faults, mut missing) = (Vec::new(), Vec::new());
     if places.sites.len() > 1 {
         let found = small_faults(store, keys)?;

@@ -36,6 +36,7 @@ pub use self::status::CompactionStatus;
 use self::status::{LastError, LastRun};
 use self::work::Done;
 use crate::backup::now;
+use crate::companions::Companions;
 use crate::places::Places;
 use crate::wire::{Level, Output};
 
@@ -88,6 +89,8 @@ pub struct Setup {
     pub settings: Compaction,
     /// What stays.
     pub retention: Policy,
+    /// No snapshot is newer than they are.
+    pub companions: Companions,
 }
 
 /// What earlier processes found out.

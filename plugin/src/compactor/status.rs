@@ -17,30 +17,31 @@ pub struct CompactionStatus {
     /// False where only `backup-compact` starts one.
     enabled: bool,
     /// The newest snapshot.
-    snapshot: Option<SnapshotStatus>,
+    pub snapshot: Option<SnapshotStatus>,
     /// Bytes of log behind it.
-    tail_bytes: Option<u64>,
+    pub tail_bytes: Option<u64>,
     /// Records behind it: batches, and the few that begin and end segments.
     tail_records: Option<u64>,
     /// Seconds that a restore would take: the database at 100 MB/s, the tail at the rate of the last replay or else
     /// 1 MiB/s, the check at the rate of the last or else 100 MB/s.
-    restore_seconds: Option<u64>,
+    pub restore_seconds: Option<u64>,
     /// The one that runs.
     running: Option<RunningStatus>,
     /// The last one that ended well.
     last: Option<LastRun>,
     /// The last time that SQLite found every page of the shadow in order.
-    proven: Option<ProvenStatus>,
+    pub proven: Option<ProvenStatus>,
     /// The last time that the shadow held what the node's database held.
-    compared: Option<ProvenStatus>,
+    pub compared: Option<ProvenStatus>,
     /// What became of comparing the database of this start.
     comparison: Comparison,
     /// The last error, until a compaction ends well.
     error: Option<LastError>,
 }
 
+/// A snapshot.
 #[derive(Debug, Clone, Serialize)]
-struct SnapshotStatus {
+pub struct SnapshotStatus {
     seq: u64,
     data_version: Option<u32>,
     /// Seconds since the newest batch in it was appended.
@@ -87,7 +88,7 @@ pub struct LastError {
 
 /// Something that was found out about the shadow.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct ProvenStatus {
+pub struct ProvenStatus {
     generation: u32,
     /// The newest batch in it then.
     seq: u64,
@@ -97,6 +98,20 @@ struct ProvenStatus {
     time: TimeMs,
     /// Seconds since then.
     age_seconds: u64,
+}
+
+impl SnapshotStatus {
+    /// Seconds since the newest batch in it was appended.
+    pub fn age(&self) -> f64 {
+        self.age_seconds as f64
+    }
+}
+
+impl ProvenStatus {
+    /// Seconds since then.
+    pub fn age(&self) -> f64 {
+        self.age_seconds as f64
+    }
 }
 
 impl From<Proven> for ProvenStatus {

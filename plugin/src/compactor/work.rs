@@ -110,6 +110,7 @@ pub fn compact(shared: &Arc<Shared>, setup: &Setup) -> Result<Done> {
     let (checked, checked_in) = prove(shared, setup, &shadow, &pace)?;
     // Whoever has taken over compacts, too.
     not_fenced(shared, setup, &store)?;
+    setup.companions.keep(shared.signal.epoch.load(Ordering::Relaxed))?;
     shared.enter(Phase::Publish, 0);
     let published = shadow.publish(&mut |done, all| {
         shared.progress.done.store(done, Ordering::Relaxed);

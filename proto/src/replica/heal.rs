@@ -4,6 +4,7 @@
 //! the source's can hold no less: a source that is behind never shortens a log.
 
 use super::mirror::{Mirror, Mirrored, load};
+use crate::companion::FileSet;
 use crate::error::{Error, Result};
 use crate::fence;
 use crate::layout::{self, SegmentName, SnapshotName};
@@ -199,14 +200,14 @@ impl Heal<'_> {
     }
 }
 
-/// The marker, slots, claims and holds that do not prove themselves. (Whether a slot opens only its owner can tell: it
+/// The marker, slots, claims, holds and companion files that do not prove themselves. (Whether a slot opens only its owner can tell: it
 /// must be whole.)
 ///
 /// # Errors
 /// Where the store cannot be read.
 pub fn small_faults(store: &dyn Store, keys: &KeyRing) -> Result<Vec<Fault>> {
     let mut names = vec![layout::MARKER.to_owned()];
-    for folder in [layout::KEYS, layout::EPOCHS, layout::HOLDS] {
+    for folder in [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::FILES] {
         let entries = store.list(folder)?;
         names.extend(entries.iter().map(|entry| format!("{folder}/{}", entry.name)));
     }
@@ -227,6 +228,8 @@ fn small_fault(store: &dyn Store, keys: &KeyRing, name: &str) -> Result<Option<F
         },
         layout::EPOCHS => layout::parse_claim(file)
             .map_or(Ok(()), |epoch| fence::read(store, keys, epoch).map(drop)),
+        layout::FILES => layout::parse_files(file)
+            .map_or(Ok(()), |at| FileSet::read_at(store, keys, at).map(drop)),
         // Its name alone counts.
         layout::HOLDS => Ok(()),
         _ => Marker::read(store).and_then(|marker| marker.require(keys.store())),

@@ -21,7 +21,7 @@ use crate::store::{Store, StoreErrorKind};
 /// Bytes that are copied at a time.
 const CHUNK: usize = 256 << 10;
 /// Small objects that are never changed.
-const SMALL: [&str; 3] = [layout::KEYS, layout::EPOCHS, layout::HOLDS];
+const SMALL: [&str; 4] = [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::FILES];
 
 /// What is copied, and from where to where.
 pub struct Mirror<'a> {

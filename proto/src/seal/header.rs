@@ -23,11 +23,13 @@ pub enum ObjectKind {
     Claim = 3,
     /// A quiet writer's word that it is alive.
     Heartbeat = 4,
+    /// Files that belong to the node beside its database.
+    Files = 5,
 }
 
 impl ObjectKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        let known = [Self::Segment, Self::Snapshot, Self::Claim, Self::Heartbeat];
+        let known = [Self::Segment, Self::Snapshot, Self::Claim, Self::Heartbeat, Self::Files];
         known.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
@@ -47,7 +49,7 @@ pub struct Header {
     pub epoch: u32,
     /// Segment: seq of its first record. Snapshot: seq of its position. Claim: 0.
     pub seq: u64,
-    /// Segment, snapshot: how many objects this epoch began before it. Claim: 0.
+    /// Segment, snapshot: how many objects this epoch began before it. Files: how many of them. Claim: 0.
     pub index: u32,
     /// Segment: chain hash of the record before its first. Snapshot: of its position. Claim: zeros.
     pub prev: Chain,
@@ -144,6 +146,6 @@ pub enum HeaderError {
     #[error("format version {0}, this program knows {FORMAT_VERSION}")]
     Version(u16),
     /// An object of a kind that this program does not know.
-    #[error("object kind {0} of format version {FORMAT_VERSION}, this program knows 1 to 4")]
+    #[error("object kind {0} of format version {FORMAT_VERSION}, this program knows 1 to 5")]
     Kind(u8),
 }

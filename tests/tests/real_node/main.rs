@@ -8,6 +8,7 @@ mod direction;
 mod fenced;
 mod fresh;
 mod money;
+mod notifications;
 mod places;
 mod rehearsal;
 mod secret;
