@@ -392,7 +392,7 @@ def decided(records, done, version_then):
         with within(place):
             need(1 <= kind <= 5, f"record kind {kind}; this program knows 1 to 5")
             need((kind == 1) == first and (first or not closed), f"a record of kind {kind} is out of place")
-            need(seq != done or kind == 2, "a snapshot of what is no batch")
+            need(seq != done or kind in (2, 5), "a snapshot of what is no batch")
             closed = kind == 4
             if kind == 1:
                 opened = fields(body, time=int, session=str, start=(dict, OPTIONAL))
@@ -400,16 +400,16 @@ def decided(records, done, version_then):
                 millis, session, decoder = opened["time"], unhex(opened["session"], 16), Decoder()
             elif kind == 3:
                 rewind = fields(body, time=int, seq=int, data_version=int)
-                if held or seq > done:
+                if held or seq > done and rewind["seq"] >= done:
                     newest = held and (held[0].seq, held[0].version)
-                    need(newest == (rewind["seq"], rewind["data_version"]) and (seq <= done or newest[0] > done),
+                    need(newest == (rewind["seq"], rewind["data_version"]) and (seq <= done or newest[0] != done),
                          "a rewind of a batch that is not the newest")
                 millis, ready, held = max(millis, rewind["time"]), held[1:], []
             elif kind in (2, 5):
                 cursor = Cursor(body)
                 version = int.from_bytes(cursor.take(4), "little")
                 millis += cursor.varint()
-                need(seq != done or version == version_then, "the snapshot has another data_version")
+                need(seq != done or kind == 5 or version == version_then, "the snapshot has another data_version")
                 batch = Batch(place, kind, session, seq, version, millis, decoder.batch(cursor.read()))
                 if kind == 2:
                     ready, held = held, [batch]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::prune::PrunePlan;
-use lockstep_proto::restore::{self, Plan};
+use lockstep_proto::restore::{self, Plan, Target};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::shadow::{self, Shadow};
 use lockstep_proto::version::DataVersion;
@@ -113,6 +113,37 @@ fn a_compaction_that_fails_at_any_step_costs_nothing() {
             }
         }
     }
+}
+
+/// The node dies with an acknowledged batch that it did not commit, and its next session begins with settings: those are
+/// the newest of what is decided, and the batch before them is not in the snapshot.
+#[test]
+fn a_snapshot_of_settings_behind_a_void_batch_is_restored() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(3, 5));
+    machine.acknowledge_and_die();
+    machine.settings("PRAGMA foreign_keys = ON");
+    machine.step(Step::Commit(1, 2));
+    machine.compact();
+    machine.check();
+    machine.step(Step::Commit(1, 2));
+    machine.compact();
+    machine.step(Step::Prune);
+    machine.check();
+}
+
+/// What was written is not trusted before it was read back: nothing is counted on it, and nothing removed for it.
+#[test]
+fn a_snapshot_that_reads_back_as_something_else_was_not_published() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(10, 10));
+    machine.store.0.lock().unwrap().rots = true;
+    let published = compact(&machine.store, &machine.keys, &machine.shadow());
+    assert!(matches!(published, Err(Error::Damaged { .. })), "{published:?}");
+    machine.step(Step::Commit(1, 5));
+    machine.compact();
+    let (_, rows) = machine.restore(Target::Newest).unwrap();
+    assert_eq!(rows, rows_of(&machine.node));
 }
 
 #[test]
