@@ -11,6 +11,7 @@ use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::restore::{self, Plan, Target};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::shadow::{self, Shadow};
+use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -198,6 +199,36 @@ fn a_removal_that_is_cut_off_anywhere_costs_nothing() {
         machine.step(Step::Prune);
         machine.check();
         if stopped.is_ok() {
+            assert!(cut > 5, "{cut}");
+            break;
+        }
+    }
+}
+
+/// A history that goes whole, interrupted: what is left of it is nobody's, and no damage.
+#[test]
+fn an_older_history_that_is_half_removed_is_no_damage() {
+    for cut in 0.. {
+        let mut machine = Machine::new();
+        for step in [Step::Commit(6, 10), Step::Gap, Step::Commit(3, 10), Step::Compact] {
+            machine.step(step);
+            machine.step(Step::Restart);
+        }
+        machine.step(Step::Commit(2, 5));
+        machine.step(Step::Gap);
+        let policy = Policy { keep_last: 1, ..Policy::NOTHING };
+        let plan = PrunePlan::new(&machine.store, &machine.keys, &policy, machine.time).unwrap();
+        let (snapshots, segments) = (plan.snapshots(), &plan.segments);
+        let all = snapshots.iter().map(ToString::to_string);
+        let all = all.chain(segments.iter().map(|segment| segment.name.to_string()));
+        let removed: Vec<String> = all.take(cut).collect();
+        for name in &removed {
+            machine.store.remove(name).unwrap();
+        }
+        machine.check();
+        machine.step(Step::Prune);
+        machine.check();
+        if cut == snapshots.len() + segments.len() {
             assert!(cut > 5, "{cut}");
             break;
         }

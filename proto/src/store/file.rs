@@ -27,7 +27,14 @@ pub struct FileStore {
     root: Arc<dyn Folder>,
     /// Those that are open. Of a local file system only: a network client keeps what it saw of a folder until that is
     /// opened again.
-    folders: Mutex<HashMap<String, Arc<dyn Folder>>>,
+    folders: Mutex<HashMap<String, Known>>,
+}
+
+/// A folder that is open.
+struct Known {
+    folder: Arc<dyn Folder>,
+    /// Its name was synced: one that was only looked at may have been made by somebody who died before that.
+    durable: bool,
 }
 
 impl FileStore {
@@ -114,8 +121,9 @@ impl FileStore {
 
     fn folder(&self, path: &str, make: bool) -> Result<Arc<dyn Folder>, StoreError> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = folders.get(path).filter(|_| self.root.is_local()) {
-            return Ok(folder.clone());
+        let known = folders.get(path).filter(|known| self.root.is_local() && known.durable >= make);
+        if let Some(known) = known {
+            return Ok(known.folder.clone());
         }
         let failed = self.failed("open folder", path);
         let mut folder = self.root.open_folder(".").map_err(&failed)?;
@@ -131,7 +139,7 @@ impl FileStore {
             }
             folder = folder.open_folder(part).map_err(&failed)?;
         }
-        folders.insert(path.into(), folder.clone());
+        folders.insert(path.into(), Known { folder: folder.clone(), durable: make });
         Ok(folder)
     }
 }

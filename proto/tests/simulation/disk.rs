@@ -178,6 +178,18 @@ impl SimDisk {
                 Inode::Folder(names) => names.cut_power(&mut lost),
             }
         }
+        // Files have as many names as are left.
+        let mut links = vec![0; state.inodes.len()];
+        for inode in &state.inodes {
+            if let Inode::Folder(names) = inode {
+                names.cached.values().for_each(|&inode| links[inode] += 1);
+            }
+        }
+        for (inode, links) in state.inodes.iter_mut().zip(links) {
+            if let Inode::File(file) = inode {
+                file.links = links;
+            }
+        }
     }
 
     /// What a power cut now would leave.

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use faults::{Fault, Plan};
+use disk::{Lost, SimDisk};
+use faults::{Fault, Kind, Plan, Process};
+use lockstep_proto::store::Store;
 use world::{Action, Tally, World};
 
 /// Actions in the life of one log.
@@ -41,6 +43,39 @@ fn live(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
     world.tally
 }
 
+/// The sync of a new folder's name fails, and the folder is looked at before it is written to.
+#[test]
+fn the_name_of_a_folder_is_synced_although_it_was_looked_at_before() {
+    let steps = Arc::new(AtomicU64::new(0));
+    let disk = SimDisk::new(true);
+    let (died, next) = (Process::new(Plan::Never, &steps), Process::new(Plan::Never, &steps));
+    disk.mount(&died).make_folder("epochs").unwrap();
+    let store = disk.store("sim", &next);
+    assert!(!store.exists("epochs/00000001").unwrap());
+    store.create("epochs/00000001", b"claim").unwrap();
+    disk.cut_power(Lost::All);
+    assert_eq!(store.read("epochs/00000001").unwrap(), b"claim");
+}
+
+/// A sync fails, and the pages that it was for are clean from then on: they are read as if they were there, and the next
+/// sync has nothing to say. The process that follows must not build on them.
+#[test]
+fn what_could_not_be_synced_is_not_built_on() {
+    use Action::{Commit, CutPower, Kill, Lose};
+    let steps = Arc::new(AtomicU64::new(0));
+    let mut struck = 0;
+    for number in 0..120 {
+        let mut world = World::new(1, &steps);
+        world.fail_by(Plan::At { number, fault: Fault::Dropped, lasting: false });
+        for action in [Commit(1), Commit(1), Kill, Commit(1), Lose, Commit(1), CutPower] {
+            world.act(action);
+        }
+        struck += u64::from(world.kinds().get(number as usize) == Some(&Kind::Sync));
+        world.end();
+    }
+    assert!(struck > 5, "{struck}");
+}
+
 /// A short history in which each operation on the disk fails once, in every way; for once, and for as long as the process
 /// lives. After each, the machine may lose its power at any moment.
 #[test]
@@ -53,7 +88,9 @@ fn every_operation_may_fail_in_every_way() {
     ];
     let began = Instant::now();
     let steps = Arc::new(AtomicU64::new(0));
-    let (mut points, mut all) = (0, Tally::default());
+    let all = Mutex::new((0, Tally::default()));
+    // Prime to the number of faults of each kind: each comes with each operation of some script.
+    let stride = if std::env::var_os("LOCKSTEP_LONG").is_some() { 1 } else { 7 };
     for script in scripts {
         let run = |number, fault, lasting| {
             let mut world = World::new(7, &steps);
@@ -64,17 +101,46 @@ fn every_operation_may_fail_in_every_way() {
             (kinds, world.tally)
         };
         let (kinds, _) = run(u64::MAX, Fault::DieBefore, false);
+        let mut points = Vec::new();
         for (number, kind) in (0..).zip(kinds) {
             for fault in Fault::all(kind) {
                 for lasting in [false, true].into_iter().take(1 + usize::from(fault.can_last())) {
-                    println!("operation {number}, {fault:?}, lasting: {lasting}");
-                    all.add(&run(number, fault, lasting).1);
-                    points += 1;
+                    points.push((number, fault, lasting));
                 }
             }
         }
+        on_all_cores(points.len() as u64 / stride, |point| {
+            let (number, fault, lasting) = points[(point * stride) as usize];
+            let tally = catch_unwind(|| run(number, fault, lasting).1).unwrap_or_else(|panic| {
+                println!("operation {number}, {fault:?}, lasting: {lasting}, of {script:?}");
+                resume_unwind(panic)
+            });
+            let mut all = all.lock().unwrap();
+            all.0 += 1;
+            all.1.add(&tally);
+            true
+        });
     }
+    let (points, all) = all.into_inner().unwrap();
     println!("{points} points swept, {:.0} s: {all:?}", began.elapsed().as_secs_f64());
+}
+
+/// Does `what` with 0, 1, … up to `count` or until it says that it is enough.
+fn on_all_cores(count: u64, what: impl Fn(u64) -> bool + Sync) {
+    let next = AtomicU64::new(0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || !what(number) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -96,24 +162,21 @@ fn whatever_happens_nothing_acknowledged_is_lost() {
         Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
         None => steps.load(Ordering::Relaxed) >= STEPS,
     };
-    let next = AtomicU64::new(variable("LOCKSTEP_FIRST_SEED").unwrap_or(0));
+    let first = variable("LOCKSTEP_FIRST_SEED").unwrap_or(0);
     let all = Mutex::new((0, Tally::default()));
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while !is_over() {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let tally = catch_unwind(|| live(seed, &steps)).unwrap_or_else(|panic| {
-                        println!("again: LOCKSTEP_SEED={seed}");
-                        resume_unwind(panic)
-                    });
-                    let mut all = all.lock().unwrap();
-                    all.0 += 1;
-                    all.1.add(&tally);
-                }
-            });
+    on_all_cores(u64::MAX, |number| {
+        if is_over() {
+            return false;
         }
+        let seed = first + number;
+        let tally = catch_unwind(|| live(seed, &steps)).unwrap_or_else(|panic| {
+            println!("again: LOCKSTEP_SEED={seed}");
+            resume_unwind(panic)
+        });
+        let mut all = all.lock().unwrap();
+        all.0 += 1;
+        all.1.add(&tally);
+        true
     });
     let (lives, all) = all.into_inner().unwrap();
     let steps = steps.load(Ordering::Relaxed);

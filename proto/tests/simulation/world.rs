@@ -227,11 +227,11 @@ impl World {
         let mut tries = 0;
         while self.writer.is_none() {
             tries += 1;
-            if tries > 4 {
-                self.process.mend();
-            }
             if self.process.is_dead() {
                 self.crash();
+            }
+            if tries > 4 {
+                self.process.mend();
             }
             let (store, keys) = (self.store(&self.process), self.keys.clone());
             match Writer::open(store, keys, self.claimant("node"), self.time) {
@@ -296,9 +296,6 @@ impl World {
                 Err(error) => self.expect_fault(&error),
             }
             tries += 1;
-            if tries > 6 {
-                self.process.mend();
-            }
             if self.process.is_dead() {
                 self.crash();
             } else if self.rng.bool() {
@@ -309,6 +306,9 @@ impl World {
                 {
                     self.expect_fault(&error);
                 }
+            }
+            if tries > 6 {
+                self.process.mend();
             }
             assert!(tries < 20, "never acknowledged");
         }
@@ -444,9 +444,6 @@ impl World {
         let mut tries = 0;
         loop {
             tries += 1;
-            if tries > 6 {
-                self.process.mend();
-            }
             let time = self.time;
             let begun = capture.begin(self.writer(), StartReason::Gap, time, &mut |_, _| {});
             match begun {
@@ -455,6 +452,9 @@ impl World {
             }
             if self.process.is_dead() {
                 self.crash();
+            }
+            if tries > 6 {
+                self.process.mend();
             }
             assert!(tries < 20, "no generation begins");
         }
@@ -529,7 +529,7 @@ impl World {
     fn take_over(&mut self) {
         let process = self.other_process();
         let store = self.store(&process);
-        let directory = format!("{}", self.attempt);
+        let directory = format!("{}", self.tally.actions);
         let taken = (|| {
             let claimant = Claimant::this_process("test", "restore", &directory, self.time)?;
             let claimed = fence::claim(&*store, &self.keys, &claimant)?;
