@@ -438,7 +438,13 @@ impl Court {
                 }
                 None => None,
             };
+            // What a generation began with is known by its first record alone.
+            let begins_with_point = of_it().any(|(_, case)| {
+                let for_itself = |reason: &Reason| !matches!(reason, Reason::ParentOf(_));
+                !case.point.name.is_compacted() && case.kept.iter().any(for_itself)
+            });
             match from {
+                _ if begins_with_point => GenerationNeed::From(0),
                 Some(Some(from)) => {
                     // Also what a later writer took at a lower position.
                     let behind = of_it().filter(|(at, case)| case.counts && *at >= from);

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::layout::{self, SnapshotName};
-use crate::log::{self, After, LoadedSegment, LogReader, Mark, SegmentEntry};
+use crate::log::{self, After, LoadedSegment, LogEnd, LogReader, Mark, SegmentEntry};
 use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::beginning_of;
 use crate::seal::{Chain, KeyRing};
@@ -61,14 +61,22 @@ pub fn run(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<GenerationReport>> {
     let mut reports = Vec::new();
+    let mut newest = None;
     for generation in log::generations(store)? {
         let segments = log::segments(store, generation)?;
         let start = beginning_of(store, keys, &segments)?.map(|beginning| beginning.start);
         let mut snapshots = Snapshots::read(store, keys, generation, progress)?;
         let base = start.as_ref().and_then(|start| start.base.as_ref());
+        let mut is_newest = || -> Result<bool> {
+            let found = match newest {
+                Some(newest) => newest,
+                None => *newest.insert(LogEnd::read(store, keys)?.position.generation),
+            };
+            Ok(found == generation)
+        };
         let whole = match base {
-            // It may have been removed, with what a later one stands for.
-            Some(base) if snapshots.has(&base.name) || !snapshots.compacted() => {
+            // It may have been removed, with what a later one stands for, or as the first of an older history's.
+            Some(base) if snapshots.has(&base.name) || !snapshots.compacted() && is_newest()? => {
                 snapshots.require(&base.name, base.chain)?;
                 true
             }
@@ -81,11 +89,19 @@ pub fn run(
                 Some(after) => Some(after),
                 // A writer that died before its first record was durable began nothing.
                 None if !holds_records(store, keys, &segments)? => continue,
+                // Of an older history the log may be gone up to its last segment, and its points be kept; or it is
+                // being removed, and that was interrupted.
+                None if !is_newest()? => None,
                 None => return Err(snapshot::nothing_to_go_on_from(store, generation)?),
             },
         };
+        let points_alone = !whole && after.is_none();
         let (mut batches, mut data_version, mut time) = (0, snapshots.data_version, snapshots.time);
-        let decided = after.map_or(0, |after| after.seq);
+        // Where the log begins anywhere, what its first rewind voids is not in it.
+        let decided = match points_alone {
+            true => u64::MAX,
+            false => after.map_or(0, |after| after.seq),
+        };
         let mut committed = Committed::going_on(decided, |batch: CommittedBatch| {
             batches += 1;
             time = batch.time;

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::prune::PrunePlan;
-use lockstep_proto::restore::{self, Plan};
+use lockstep_proto::restore::{self, Plan, Target};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::shadow::{self, Shadow};
+use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -115,6 +116,37 @@ fn a_compaction_that_fails_at_any_step_costs_nothing() {
     }
 }
 
+/// The node dies with an acknowledged batch that it did not commit, and its next session begins with settings: those are
+/// the newest of what is decided, and the batch before them is not in the snapshot.
+#[test]
+fn a_snapshot_of_settings_behind_a_void_batch_is_restored() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(3, 5));
+    machine.acknowledge_and_die();
+    machine.settings("PRAGMA foreign_keys = ON");
+    machine.step(Step::Commit(1, 2));
+    machine.compact();
+    machine.check();
+    machine.step(Step::Commit(1, 2));
+    machine.compact();
+    machine.step(Step::Prune);
+    machine.check();
+}
+
+/// What was written is not trusted before it was read back: nothing is counted on it, and nothing removed for it.
+#[test]
+fn a_snapshot_that_reads_back_as_something_else_was_not_published() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(10, 10));
+    machine.store.0.lock().unwrap().rots = true;
+    let published = compact(&machine.store, &machine.keys, &machine.shadow());
+    assert!(matches!(published, Err(Error::Damaged { .. })), "{published:?}");
+    machine.step(Step::Commit(1, 5));
+    machine.compact();
+    let (_, rows) = machine.restore(Target::Newest).unwrap();
+    assert_eq!(rows, rows_of(&machine.node));
+}
+
 #[test]
 fn what_is_removed_leaves_what_the_database_needs() {
     let mut machine = Machine::new();
@@ -167,6 +199,36 @@ fn a_removal_that_is_cut_off_anywhere_costs_nothing() {
         machine.step(Step::Prune);
         machine.check();
         if stopped.is_ok() {
+            assert!(cut > 5, "{cut}");
+            break;
+        }
+    }
+}
+
+/// A history that goes whole, interrupted: what is left of it is nobody's, and no damage.
+#[test]
+fn an_older_history_that_is_half_removed_is_no_damage() {
+    for cut in 0.. {
+        let mut machine = Machine::new();
+        for step in [Step::Commit(6, 10), Step::Gap, Step::Commit(3, 10), Step::Compact] {
+            machine.step(step);
+            machine.step(Step::Restart);
+        }
+        machine.step(Step::Commit(2, 5));
+        machine.step(Step::Gap);
+        let policy = Policy { keep_last: 1, ..Policy::NOTHING };
+        let plan = PrunePlan::new(&machine.store, &machine.keys, &policy, machine.time).unwrap();
+        let (snapshots, segments) = (plan.snapshots(), &plan.segments);
+        let all = snapshots.iter().map(ToString::to_string);
+        let all = all.chain(segments.iter().map(|segment| segment.name.to_string()));
+        let removed: Vec<String> = all.take(cut).collect();
+        for name in &removed {
+            machine.store.remove(name).unwrap();
+        }
+        machine.check();
+        machine.step(Step::Prune);
+        machine.check();
+        if cut == snapshots.len() + segments.len() {
             assert!(cut > 5, "{cut}");
             break;
         }

@@ -7,8 +7,10 @@ mod sim;
 use std::collections::BTreeMap;
 
 use lockstep_proto::error::Error;
-use lockstep_proto::log::segments;
+use lockstep_proto::log::{generations, segments};
 use lockstep_proto::restore::Target;
+use lockstep_proto::retention::Policy;
+use lockstep_proto::snapshot;
 use lockstep_proto::version::DataVersion;
 
 use machine::{Machine, Step, rows_of};
@@ -86,6 +88,57 @@ fn what_was_removed_is_refused_and_what_was_kept_is_not() {
         let error = machine.restore(target).unwrap_err().to_string();
         assert!(error.contains("lies before everything"), "{error}");
     }
+}
+
+/// Retention keeps points of which the log behind them goes: each is restored as it was, and what lies between is
+/// refused for what it is.
+#[test]
+fn a_point_is_restored_where_the_log_behind_it_was_removed() {
+    let mut machine = Machine::new();
+    machine.step(Step::Restart);
+    let mut states = BTreeMap::new();
+    for round in 0..5 {
+        for _ in 0..3 {
+            machine.step(Step::Commit(2, 10));
+            machine.step(Step::Restart);
+            states.insert(machine.version, rows_of(&machine.node));
+        }
+        if round == 3 {
+            machine.step(Step::Gap);
+        }
+        machine.compact();
+    }
+    let policy = Policy { keep_last: 4, ..Policy::NOTHING };
+    machine.prune(&policy);
+    machine.check();
+    let mut points = Vec::new();
+    for generation in generations(&machine.store).unwrap() {
+        for (name, size) in snapshot::published(&machine.store, generation).unwrap() {
+            points.push(snapshot::summary(&machine.store, &machine.keys, name, size).unwrap());
+        }
+    }
+    assert!(points.len() >= 4, "{points:?}");
+    for point in &points {
+        let version = point.meta.data_version.unwrap();
+        for target in [Target::Seq(point.position.seq), Target::Version(version)] {
+            // The record before a generation began is the history's before.
+            if !point.name.is_compacted() && matches!(target, Target::Seq(_)) {
+                continue;
+            }
+            let (report, rows) = machine.restore(target).unwrap();
+            assert_eq!(report.data_version, Some(version), "{target}");
+            assert!(states.get(&version.0).is_none_or(|expected| *expected == rows), "{target}");
+        }
+    }
+    let mut refused = 0;
+    for (version, expected) in &states {
+        match machine.restore(Target::Version(DataVersion(*version))) {
+            Ok((_, rows)) => assert!(rows == *expected, "{version}"),
+            Err(Error::Refused { .. }) => refused += 1,
+            Err(error) => panic!("{version}: {error}"),
+        }
+    }
+    assert!(refused > 3, "{refused}");
 }
 
 #[test]

@@ -253,6 +253,18 @@ fn without_one_that_all_must_have_nothing_is_acknowledged() {
 }
 
 #[test]
+fn one_that_does_not_count_takes_nobodys_place() {
+    let log = Log::new(2, 1, None);
+    let (replicas, mut writer) = log.open();
+    append_all(&mut writer, 1..=10);
+    log.take_away(1);
+    let refused = append(&mut writer, 11);
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    replicas.settle(PATIENCE);
+    assert_eq!(log.versions(2).last(), Some(&11), "the one that follows has it");
+}
+
+#[test]
 fn one_that_comes_back_in_time_is_waited_for() {
     let mut log = Log::new(2, 0, None);
     log.lock.stall_timeout_s = 20;

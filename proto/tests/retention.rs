@@ -22,7 +22,7 @@ fn at(text: &str) -> TimeMs {
 }
 
 fn name(generation: u32, epoch: u32, seq: u64) -> SnapshotName {
-    SnapshotName { generation, seq, epoch, index: 0 }
+    SnapshotName { generation, seq, epoch, index: SnapshotName::FIRST_COMPACTED }
 }
 
 fn point(generation: u32, seq: u64, time: TimeMs) -> Point {
@@ -249,7 +249,7 @@ fn of_two_snapshots_at_one_position_the_newer_stands_for_it() {
     let day = at("2026-11-01T00:00");
     let (base, mut delta, mut merged) = (point(1, 10, day), point(1, 20, day), point(1, 20, day));
     delta.parent = Some(base.name);
-    merged.name.index = 7;
+    merged.name.index = SnapshotName::FIRST_COMPACTED + 7;
     let policy = Policy { keep_last: 1, ..Policy::NOTHING };
     let judgement = judge(&policy, &[base, merged, delta], &histories(&[1]), day);
     assert_eq!(kept(&judgement), HashSet::from([merged.name]));
@@ -318,6 +318,23 @@ fn an_older_generation_with_a_point_keeps_its_last_segment() {
     assert_eq!(judgement.log.generations, BTreeMap::from(needs));
     let segments = [segment(1, 1, 0, 1), segment(1, 1, 1, 20), segment(2, 2, 0, 42)];
     assert_eq!(removable_segments(&judgement.log, &segments), [segments[0].name]);
+}
+
+/// Without the record that names it, nobody would know it for one.
+#[test]
+fn a_generation_that_began_with_a_kept_point_keeps_its_beginning() {
+    let day = |day: u64| at("2026-11-01T00:00") + day * DAY;
+    let mut points = [point(1, 10, day(1)), point(1, 20, day(2)), point(2, 40, day(20))];
+    points[0].name.index = 0;
+    let policy = Policy { keep_daily: 3, ..Policy::NOTHING };
+    let judgement = judge(&policy, &points, &histories(&[1, 2]), day(20));
+    assert_eq!(judgement.log.generations[&1], GenerationNeed::From(0));
+    // As a parent it is named by its child.
+    points[1].parent = Some(points[0].name);
+    let policy = Policy { keep_daily: 2, ..Policy::NOTHING };
+    let judgement = judge(&policy, &points, &histories(&[1, 2]), day(20));
+    assert_eq!(kept(&judgement).len(), 3);
+    assert_eq!(judgement.log.generations[&1], GenerationNeed::Points);
 }
 
 #[test]

@@ -104,6 +104,20 @@ fn an_older_writer_stays_fenced_however_many_came_after_it() {
 }
 
 #[test]
+fn of_two_that_claim_at_once_each_gets_its_own_epoch() {
+    let (log, _) = Log::new();
+    let claim = |directory: &str| {
+        let claimant = Claimant::this_process("test", "node", directory, 1).unwrap();
+        fence::claim(&log.store, &log.keys, &claimant).unwrap()
+    };
+    let first = claim("a");
+    // The second one has listed the claims before the first one's was there.
+    let hidden = format!("epochs/{first:08x}");
+    log.store.0.lock().unwrap().unlisted.insert(hidden);
+    assert_eq!(claim("a"), first + 1);
+}
+
+#[test]
 fn a_generation_of_a_fenced_writer_hides_nothing() {
     let (log, _) = Log::new();
     let mut old = log.open("a").unwrap();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
 use lockstep_proto::companion::FileSet;
-use lockstep_proto::config::Files;
+use lockstep_proto::config::{Files, LockFile};
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};

@@ -154,12 +154,15 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
 
     fn rewind(&mut self, name: SegmentName, seq: u64, void: u64) -> Result<()> {
         match self.held.pop_front() {
-            // What a snapshot holds cannot be taken out of it.
-            Some(batch) if batch.at.seq == void && (void > self.decided || seq <= self.decided) => {
+            // What a snapshot holds cannot be taken out of it. (A snapshot of settings behind the void batch does not
+            // hold that: they wait with it, so whoever made it had read this.)
+            Some(batch)
+                if batch.at.seq == void && (void != self.decided || seq <= self.decided) =>
+            {
                 self.voided += 1;
                 self.finish()
             }
-            None if seq <= self.decided => Ok(()),
+            None if seq <= self.decided || void < self.decided => Ok(()),
             _ => {
                 let place = format!("record seq {seq} in '{name}'");
                 Err(Error::damaged(

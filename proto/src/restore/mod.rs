@@ -154,6 +154,11 @@ fn read_log(
     plan: &Plan,
     sender: &SyncSender<Vec<CommittedBatch>>,
 ) -> Result<Read> {
+    let generation = plan.generation;
+    if let Some(Mark { seq, chain }) = plan.point_alone() {
+        let position = Position { generation, seq, chain };
+        return Ok(Read { position, voided: 0, stopped: true });
+    }
     let mut parcel = Vec::new();
     let mut parcel_bytes = 0;
     let mut last = plan.after();
@@ -186,7 +191,6 @@ fn read_log(
     let read = LogReader::new(store, keys).read_from(after, &plan.segments, &mut committed);
     let read = read.and_then(|read| committed.finish().map(|()| read));
     let voided = committed.voided;
-    let generation = plan.generation;
     let position = match reached {
         Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
         None => read?,

@@ -58,6 +58,16 @@ impl Target {
         })
     }
 
+    /// True where a snapshot is of the very state that is wanted.
+    fn is_exactly(&self, point: &Summary) -> bool {
+        match *self {
+            Self::Newest => false,
+            Self::Seq(wanted) => point.position.seq == wanted,
+            Self::Version(wanted) => point.meta.data_version == Some(wanted),
+            Self::Time(wanted) => point.meta.time == wanted,
+        }
+    }
+
     /// True where what is described is not behind the state that is wanted.
     fn admits(&self, seq: u64, time: TimeMs, data_version: Option<DataVersion>) -> bool {
         match *self {
@@ -124,6 +134,11 @@ impl Plan {
     pub fn around_damage(&self, store: &dyn Store, keys: &KeyRing) -> Result<Option<Self>> {
         let other = LookUp { store, keys, target: self.target, depth: Depth::Whole }.plan()?;
         Ok((other.lineage.links != self.lineage.links).then_some(other))
+    }
+
+    /// The point that is wanted, where it is exactly that of a snapshot, and the log behind it is not kept any more.
+    pub(super) fn point_alone(&self) -> Option<Mark> {
+        self.after().filter(|_| self.segments.is_empty())
     }
 
     /// True where the log is read from a segment that holds record `seq`, at which a snapshot was made.
@@ -275,9 +290,24 @@ impl LookUp<'_> {
         let lineage = lineage.map_err(|error| damage.unwrap_or(error))?;
         let target = self.target;
         let mut plan = Plan { generation, beginning, lineage, segments, target, end };
-        if let Some(after) = plan.after() {
-            let first = After::from(after).first_segment(&plan.segments);
-            plan.segments.drain(..first);
+        let Some(after) = plan.after() else { return Ok(plan) };
+        let first = After::from(after).first_segment(&plan.segments);
+        plan.segments.drain(..first);
+        let gone = plan.segments.first().filter(|first| first.name.first_seq > after.seq + 1);
+        if let Some(first) = gone.filter(|_| target != Target::Newest) {
+            let at = plan.lineage.links.last().map(|link| &link.summary);
+            if !at.is_some_and(|point| target.is_exactly(point)) {
+                return Err(Error::Refused {
+                    what: format!(
+                        "{target} lies between seq {} and {}, of which '{}' keeps no log",
+                        after.seq,
+                        first.name.first_seq,
+                        self.store.label()
+                    ),
+                    hint: "'backup-cli list' shows what there is.".into(),
+                });
+            }
+            plan.segments.clear();
         }
         Ok(plan)
     }

@@ -32,8 +32,6 @@ pub trait Folder: Send + Sync {
     fn create(&self, name: &str) -> io::Result<Arc<dyn OpenFile>>;
     /// Opens the file `name` for reading.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
-    /// Makes the content of the file `name` durable.
-    fn sync_file(&self, name: &str) -> io::Result<()>;
     /// Gives the file `from` the name `to`, too, which must not be there.
     fn link(&self, from: &str, to: &str) -> io::Result<()>;
     /// Gives the file `from` the name `to` instead, in place of what has it.
@@ -119,11 +117,8 @@ impl Folder for OsFolder {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.file(name)?))
-    }
-
-    fn sync_file(&self, name: &str) -> io::Result<()> {
-        self.file(name)?.sync_all()
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(Box::new(File::from(openat(&self.fd, name, flags, Mode::empty())?)))
     }
 
     fn link(&self, from: &str, to: &str) -> io::Result<()> {
@@ -168,13 +163,6 @@ impl Folder for OsFolder {
 
     fn fencing(&self) -> Fencing {
         self.fencing
-    }
-}
-
-impl OsFolder {
-    fn file(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(openat(&self.fd, name, flags, Mode::empty())?.into())
     }
 }
 

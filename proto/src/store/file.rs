@@ -30,7 +30,14 @@ pub struct FileStore {
     root: Arc<dyn Folder>,
     /// Those that are open. Of a local file system only: a network client keeps what it saw of a folder until that is
     /// opened again.
-    folders: Mutex<HashMap<String, Arc<dyn Folder>>>,
+    folders: Mutex<HashMap<String, Known>>,
+}
+
+/// A folder that is open.
+struct Known {
+    folder: Arc<dyn Folder>,
+    /// Its name was synced: one that was only looked at may have been made by somebody who died before that.
+    durable: bool,
 }
 
 impl FileStore {
@@ -117,8 +124,9 @@ impl FileStore {
 
     fn folder(&self, path: &str, make: bool) -> Result<Arc<dyn Folder>, StoreError> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = folders.get(path).filter(|_| self.root.is_local()) {
-            return Ok(folder.clone());
+        let known = folders.get(path).filter(|known| self.root.is_local() && known.durable >= make);
+        if let Some(known) = known {
+            return Ok(known.folder.clone());
         }
         let failed = self.failed("open folder", path);
         let mut folder = self.root.open_folder(".").map_err(&failed)?;
@@ -134,7 +142,7 @@ impl FileStore {
             }
             folder = folder.open_folder(part).map_err(&failed)?;
         }
-        folders.insert(path.into(), folder.clone());
+        folders.insert(path.into(), Known { folder: folder.clone(), durable: make });
         Ok(folder)
     }
 }
@@ -265,9 +273,10 @@ impl Store for FileStore {
     }
 
     fn sync(&self, name: &str) -> Result<(), StoreError> {
-        let (folder, file) = self.locate(name, false)?;
-        folder.sync_file(file).map_err(self.failed("sync", name))?;
-        folder.sync().map_err(self.failed("sync folder of", name))
+        // Written anew: a sync that failed is not told again. What it dropped is still read from the cache, and another
+        // sync says that all is well.
+        let bytes = self.read(name)?;
+        self.write_over(name, &bytes).map(drop)
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {

@@ -120,7 +120,14 @@ impl Machine {
         self.node.execute_batch("COMMIT").unwrap();
     }
 
-    fn settings(&mut self, sql: &str) {
+    pub fn acknowledge_and_die(&mut self) {
+        let mut writes = self.rows(1);
+        writes.push(bump(self.version + 1));
+        self.call(self.version + 1, true, &writes);
+        self.writer = None;
+    }
+
+    pub fn settings(&mut self, sql: &str) {
         self.call(self.version, false, &[sql.into()]);
         self.node.execute_batch(sql).unwrap();
     }
@@ -149,10 +156,7 @@ impl Machine {
                 self.transaction(vec![format!("DELETE FROM peers WHERE id = {}", peer % 7)]);
             }
             Step::Lost => {
-                let mut writes = self.rows(1);
-                writes.push(bump(self.version + 1));
-                self.call(self.version + 1, true, &writes);
-                self.writer = None;
+                self.acknowledge_and_die();
                 // What the restarted node does first shows that the batch was lost.
                 let writes = self.rows(2);
                 self.transaction(writes);

@@ -1,7 +1,7 @@
 //! A store in memory, each of whose operations can be made to fail, and whose power can be cut.
 #![allow(dead_code, reason = "each test that takes this module uses a part of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +30,10 @@ pub struct Disk {
     /// From a failure on everything fails, until the machine is started again.
     pub for_good: bool,
     pub dead: bool,
+    /// There, and not shown by listings.
+    pub unlisted: BTreeSet<String>,
+    /// What is created next is not what was written.
+    pub rots: bool,
 }
 
 impl Disk {
@@ -104,12 +108,17 @@ impl NewObject for SimObject {
     }
 
     /// Whole or not at all, as the store's contract says.
-    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+    fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         {
             let mut disk = self.store.0.lock().unwrap();
             if disk.fail_at == Some((disk.operations, Fault::Half)) {
                 disk.operation();
                 return Err(failed("create", &self.name));
+            }
+            if std::mem::take(&mut disk.rots)
+                && let Some(last) = self.bytes.last_mut()
+            {
+                *last ^= 0x10;
             }
         }
         let written = self.store.write(&self.name, &self.bytes, true);
@@ -194,7 +203,8 @@ impl Store for SimStore {
         let prefix = format!("{folder}/");
         let mut entries: Vec<Entry> = Vec::new();
         for (name, bytes) in &disk.objects {
-            let Some(rest) = name.strip_prefix(&prefix) else { continue };
+            let rest = name.strip_prefix(&prefix).filter(|_| !disk.unlisted.contains(name));
+            let Some(rest) = rest else { continue };
             let (name, folder) =
                 rest.split_once('/').map_or((rest, false), |(name, _)| (name, true));
             if entries.last().is_none_or(|last| last.name != name) {

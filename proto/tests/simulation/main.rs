@@ -1,0 +1,184 @@
+//! Simulation: the engine, a disk that fails and forgets, and everybody who uses a log, all by one seed.
+//!
+//! A *step* is one operation on a disk, or one action of somebody. After each action it is checked what a power
+//! cut right then would leave.
+
+mod disk;
+mod faults;
+mod world;
+
+use std::panic::{catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use disk::{Lost, SimDisk};
+use faults::{Fault, Kind, Plan, Process};
+use lockstep_proto::store::Store;
+use world::{Action, Tally, World};
+
+/// Actions in the life of one log.
+const ACTIONS: u32 = 120;
+
+/// One log's life.
+fn live(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
+    let mut world = World::new(seed, steps);
+    let one_in = [0, 400, 120, 40][(seed % 4) as usize];
+    world.fail_one_in(one_in);
+    let trace = std::env::var_os("LOCKSTEP_TRACE").is_some();
+    for _ in 0..ACTIONS {
+        let action = world.random_action();
+        if trace {
+            println!("{action:?}");
+        }
+        steps.fetch_add(1, Ordering::Relaxed);
+        world.act(action);
+        if trace {
+            println!("  {}", world.listing().join("\n  "));
+            println!("  {}", world.records().join("\n  "));
+        }
+    }
+    world.end();
+    world.tally
+}
+
+/// The sync of a new folder's name fails, and the folder is looked at before it is written to.
+#[test]
+fn the_name_of_a_folder_is_synced_although_it_was_looked_at_before() {
+    let steps = Arc::new(AtomicU64::new(0));
+    let disk = SimDisk::new(true);
+    let (died, next) = (Process::new(Plan::Never, &steps), Process::new(Plan::Never, &steps));
+    disk.mount(&died).make_folder("epochs").unwrap();
+    let store = disk.store("sim", &next);
+    assert!(!store.exists("epochs/00000001").unwrap());
+    store.create("epochs/00000001", b"claim").unwrap();
+    disk.cut_power(Lost::All);
+    assert_eq!(store.read("epochs/00000001").unwrap(), b"claim");
+}
+
+/// A sync fails, and the pages that it was for are clean from then on: they are read as if they were there, and the next
+/// sync has nothing to say. The process that follows must not build on them.
+#[test]
+fn what_could_not_be_synced_is_not_built_on() {
+    use Action::{Commit, CutPower, Kill, Lose};
+    let steps = Arc::new(AtomicU64::new(0));
+    let mut struck = 0;
+    for number in 0..120 {
+        let mut world = World::new(1, &steps);
+        world.fail_by(Plan::At { number, fault: Fault::Dropped, lasting: false });
+        for action in [Commit(1), Commit(1), Kill, Commit(1), Lose, Commit(1), CutPower] {
+            world.act(action);
+        }
+        struck += u64::from(world.kinds().get(number as usize) == Some(&Kind::Sync));
+        world.end();
+    }
+    assert!(struck > 5, "{struck}");
+}
+
+/// A short history in which each operation on the disk fails once, in every way; for once, and for as long as the process
+/// lives. After each, the machine may lose its power at any moment.
+#[test]
+fn every_operation_may_fail_in_every_way() {
+    use Action::{Commit, Gap, Lose, Prune, Restart, SecondWriter, Settings};
+    let scripts: [&[Action]; 3] = [
+        &[Commit(1), Commit(2), Lose, Settings, Commit(1), Restart, Commit(1)],
+        &[Commit(1), SecondWriter, Commit(1), Lose, Lose, Commit(1), Prune(1)],
+        &[Commit(1), Gap, Commit(1), Lose, Commit(1), Prune(1), Commit(1)],
+    ];
+    let began = Instant::now();
+    let steps = Arc::new(AtomicU64::new(0));
+    let all = Mutex::new((0, Tally::default()));
+    // Prime to the number of faults of each kind: each comes with each operation of some script.
+    let stride = if std::env::var_os("LOCKSTEP_LONG").is_some() { 1 } else { 7 };
+    for script in scripts {
+        let run = |number, fault, lasting| {
+            let mut world = World::new(7, &steps);
+            world.fail_by(Plan::At { number, fault, lasting });
+            script.iter().for_each(|action| world.act(*action));
+            let kinds = world.kinds();
+            world.end();
+            (kinds, world.tally)
+        };
+        let (kinds, _) = run(u64::MAX, Fault::DieBefore, false);
+        let mut points = Vec::new();
+        for (number, kind) in (0..).zip(kinds) {
+            for fault in Fault::all(kind) {
+                for lasting in [false, true].into_iter().take(1 + usize::from(fault.can_last())) {
+                    points.push((number, fault, lasting));
+                }
+            }
+        }
+        on_all_cores(points.len() as u64 / stride, |point| {
+            let (number, fault, lasting) = points[(point * stride) as usize];
+            let tally = catch_unwind(|| run(number, fault, lasting).1).unwrap_or_else(|panic| {
+                println!("operation {number}, {fault:?}, lasting: {lasting}, of {script:?}");
+                resume_unwind(panic)
+            });
+            let mut all = all.lock().unwrap();
+            all.0 += 1;
+            all.1.add(&tally);
+            true
+        });
+    }
+    let (points, all) = all.into_inner().unwrap();
+    println!("{points} points swept, {:.0} s: {all:?}", began.elapsed().as_secs_f64());
+}
+
+/// Does `what` with 0, 1, … up to `count` or until it says that it is enough.
+fn on_all_cores(count: u64, what: impl Fn(u64) -> bool + Sync) {
+    let next = AtomicU64::new(0);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count || !what(number) {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Steps that a run takes, where nothing else is said.
+const STEPS: u64 = 1_000_000;
+
+#[test]
+fn whatever_happens_nothing_acknowledged_is_lost() {
+    let steps = Arc::new(AtomicU64::new(0));
+    if let Some(seed) = variable("LOCKSTEP_SEED") {
+        println!("{:?}", live(seed, &steps));
+        return;
+    }
+    let began = Instant::now();
+    let is_over = || match variable("LOCKSTEP_SECONDS") {
+        Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
+        None => steps.load(Ordering::Relaxed) >= STEPS,
+    };
+    let first = variable("LOCKSTEP_FIRST_SEED").unwrap_or(0);
+    let all = Mutex::new((0, Tally::default()));
+    on_all_cores(u64::MAX, |number| {
+        if is_over() {
+            return false;
+        }
+        let seed = first + number;
+        let tally = catch_unwind(|| live(seed, &steps)).unwrap_or_else(|panic| {
+            println!("again: LOCKSTEP_SEED={seed}");
+            resume_unwind(panic)
+        });
+        let mut all = all.lock().unwrap();
+        all.0 += 1;
+        all.1.add(&tally);
+        true
+    });
+    let (lives, all) = all.into_inner().unwrap();
+    let steps = steps.load(Ordering::Relaxed);
+    println!("{steps} steps in {lives} lives, {:.0} s: {all:?}", began.elapsed().as_secs_f64());
+}

@@ -1,0 +1,748 @@
+//! The whole of it: a node with its log, and everybody else who uses it; and what must hold of them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use fastrand::Rng;
+use lockstep_proto::capture::Capture;
+use lockstep_proto::error::Error;
+use lockstep_proto::fence::{self, Claimant};
+use lockstep_proto::layout::SegmentName;
+use lockstep_proto::log::{LogEnd, LogReader, Mark, Visitor, segments};
+use lockstep_proto::marker::Marker;
+use lockstep_proto::prune::PrunePlan;
+use lockstep_proto::record::{Record, Start, StartReason};
+use lockstep_proto::restore::batches::Committed;
+use lockstep_proto::restore::{self, Plan as RestorePlan, Restored, Target};
+use lockstep_proto::retention::Policy;
+use lockstep_proto::seal::{KeyRing, StoreId};
+use lockstep_proto::shadow::Shadow;
+use lockstep_proto::store::Store;
+use lockstep_proto::verify;
+use lockstep_proto::version::DataVersion;
+use lockstep_proto::writer::{Call, Outcome, RestoredState, Writer};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use crate::disk::{Lost, SimDisk};
+use crate::faults::{Kind, Plan, Process};
+
+/// What somebody does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The node commits a transaction of so many rows.
+    Commit(u8),
+    /// The node dies after a transaction was acknowledged and before it commits it.
+    Lose,
+    /// The node makes settings, outside of any transaction.
+    Settings,
+    /// The node stops in order and starts again.
+    Restart,
+    /// The node is killed and starts again.
+    Kill,
+    /// The power goes, and what was not synced with it.
+    CutPower,
+    /// A second node of the same directory opens the log; the first one tries to go on, and takes it back.
+    SecondWriter,
+    /// The node writes without its log, which then begins a new generation.
+    Gap,
+    /// The compactor publishes a snapshot.
+    Compact,
+    /// Another machine's compactor does.
+    CompactElsewhere,
+    /// Retention removes what its policy does not keep.
+    Prune(u8),
+    /// Somebody restores a state of any time.
+    Restore,
+    /// Somebody restores and takes the log over to another directory.
+    TakeOver,
+    /// The operator verifies everything.
+    Verify,
+}
+
+/// How often what was done.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub actions: u64,
+    pub acknowledged: u64,
+    pub faults: u64,
+    pub crashes: u64,
+    pub restores: u64,
+    pub snapshots: u64,
+    pub takeovers: u64,
+    pub checks: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.actions += other.actions;
+        self.acknowledged += other.acknowledged;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.restores += other.restores;
+        self.snapshots += other.snapshots;
+        self.takeovers += other.takeovers;
+        self.checks += other.checks;
+    }
+}
+
+/// A batch that may be in the log: acknowledged, but not yet committed, or neither.
+struct InFlight {
+    version: u32,
+    writes: Vec<String>,
+}
+
+/// A state that the node had.
+struct State {
+    /// The newest statement that led to it.
+    text: String,
+    rows: Vec<String>,
+}
+
+pub struct World {
+    rng: Rng,
+    disk: SimDisk,
+    keys: KeyRing,
+    steps: Arc<AtomicU64>,
+    process: Process,
+    writer: Option<Writer>,
+    directory: String,
+    /// The node's database.
+    node: Connection,
+    version: u32,
+    row: u64,
+    attempt: u64,
+    time: u64,
+    /// What the node committed, and what its database was then.
+    committed: BTreeMap<u32, State>,
+    in_flight: Option<InFlight>,
+    folder: TempDir,
+    /// One operation in so many fails; 0: none does.
+    one_in: u32,
+    pub tally: Tally,
+}
+
+/// Files of SQLite's are made in memory where there is a place for that.
+fn folder() -> TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let builder = tempfile::Builder::new();
+    if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() }.unwrap()
+}
+
+impl World {
+    /// A log that was just made, of a node with an empty schema.
+    pub fn new(seed: u64, steps: &Arc<AtomicU64>) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+        let disk = SimDisk::new(rng.u8(..32) == 0);
+        let process = Process::new(Plan::Never, steps);
+        let store: Arc<dyn Store> = Arc::new(disk.store("sim", &process));
+        let claimant = Claimant::this_process("test", "init", "a", 1).unwrap();
+        let mut writer = Writer::create(store.clone(), keys.clone(), claimant).unwrap();
+        writer.begin(Start { reason: StartReason::Init, base: None }, None, 1).unwrap();
+        writer.close(1);
+        Marker::new(keys.store(), 1).create(&*store).unwrap();
+        let node = Connection::open_in_memory().unwrap();
+        let mut world = Self {
+            rng,
+            disk,
+            keys,
+            steps: steps.clone(),
+            process,
+            writer: None,
+            directory: "a".into(),
+            node,
+            version: 0,
+            row: 0,
+            attempt: 0,
+            time: 1_000,
+            committed: BTreeMap::new(),
+            in_flight: None,
+            folder: folder(),
+            one_in: 0,
+            tally: Tally::default(),
+        };
+        world.replace_process();
+        world.commit(vec![
+            "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)".into(),
+            "INSERT INTO vars VALUES ('data_version', 0)".into(),
+            "CREATE TABLE rows (id INTEGER PRIMARY KEY, what TEXT)".into(),
+        ]);
+        world
+    }
+
+    /// From here on one operation in so many fails.
+    pub fn fail_one_in(&mut self, one_in: u32) {
+        self.one_in = one_in;
+        self.replace_process();
+    }
+
+    /// From here on operations fail by this plan, once.
+    pub fn fail_by(&mut self, plan: Plan) {
+        self.one_in = 0;
+        self.die();
+        self.process = Process::new(plan, &self.steps);
+    }
+
+    /// What its operations did, of all its processes since the plan was made.
+    pub fn kinds(&self) -> Vec<Kind> {
+        self.process.kinds()
+    }
+
+    /// The node's process is gone.
+    fn die(&mut self) {
+        self.process.kill();
+        self.writer = None;
+        self.tally.faults += self.process.struck();
+    }
+
+    fn replace_process(&mut self) {
+        self.die();
+        self.process = self.other_process();
+    }
+
+    /// A process after or beside the node's, with faults of its own, or by the same plan.
+    fn other_process(&mut self) -> Process {
+        match self.one_in {
+            0 => self.process.another(),
+            one_in => {
+                let plan = Plan::Random { rng: self.rng.fork(), one_in };
+                Process::new(plan, &self.steps)
+            }
+        }
+    }
+
+    fn store(&self, process: &Process) -> Arc<dyn Store> {
+        Arc::new(self.disk.store("sim", process))
+    }
+
+    fn claimant(&self, purpose: &str) -> Claimant {
+        Claimant::this_process("test", purpose, &self.directory, self.time).unwrap()
+    }
+
+    /// The node's writer, opened if need be: however often that fails, it goes in the end.
+    fn writer(&mut self) -> &mut Writer {
+        let mut tries = 0;
+        while self.writer.is_none() {
+            tries += 1;
+            if self.process.is_dead() {
+                self.crash();
+            }
+            if tries > 4 {
+                self.process.mend();
+            }
+            let (store, keys) = (self.store(&self.process), self.keys.clone());
+            match Writer::open(store, keys, self.claimant("node"), self.time) {
+                Ok(mut writer) => {
+                    writer.set_segment_bytes(self.rng.u64(600..6_000));
+                    self.writer = Some(writer);
+                }
+                Err(error) => self.expect_fault(&error),
+            }
+            assert!(tries < 12, "the log does not open");
+        }
+        self.writer.as_mut().unwrap()
+    }
+
+    /// Whatever a disk does, nobody takes it for another history, for damage, or for another writer.
+    #[track_caller]
+    fn expect_fault(&self, error: &Error) {
+        let fine = matches!(error, Error::Store(_));
+        assert!(fine, "{error}: {error:?}");
+    }
+
+    /// A process that died is followed by another; perhaps the machine died with it.
+    fn crash(&mut self) {
+        self.tally.crashes += 1;
+        self.die();
+        if self.rng.bool() {
+            self.cut_power();
+        }
+        self.replace_process();
+    }
+
+    fn cut_power(&mut self) {
+        let lost = if self.rng.u8(..4) == 0 { Lost::All } else { Lost::Some(self.rng.fork()) };
+        self.disk.cut_power(lost);
+    }
+
+    fn rows(&mut self, rows: u8) -> Vec<String> {
+        let mut writes = Vec::new();
+        for _ in 0..rows {
+            self.row += 1;
+            let row = self.row;
+            let what = format!("{row} ").repeat(1 + self.rng.usize(..60));
+            writes.push(match self.rng.u8(..4) {
+                0 => format!("DELETE FROM rows WHERE id = {}", self.rng.u64(..row)),
+                1 => format!("UPDATE rows SET what = '{what}' WHERE id = {}", self.rng.u64(..row)),
+                _ => format!("INSERT INTO rows VALUES ({row}, '{what}')"),
+            });
+        }
+        writes
+    }
+
+    /// One call until it is acknowledged, by this process or the one after its death.
+    fn call(&mut self, version: u32, transaction: bool, writes: &[String]) {
+        let mut tries = 0;
+        loop {
+            self.time += self.rng.u64(1..50);
+            let time = self.time;
+            let call = Call { data_version: DataVersion(version), transaction, writes };
+            match self.writer().append(&call, time) {
+                Ok(Outcome::Acknowledged { .. }) => break,
+                Ok(Outcome::Gap) => panic!("a gap at {version}, the node is at {}", self.version),
+                Err(error) => self.expect_fault(&error),
+            }
+            tries += 1;
+            if self.process.is_dead() {
+                self.crash();
+            } else if self.rng.bool() {
+                // As the plugin does: a store that failed is opened anew.
+                let store = self.store(&self.process);
+                if let Some(writer) = &mut self.writer
+                    && let Err(error) = writer.reattach(store)
+                {
+                    self.expect_fault(&error);
+                }
+            }
+            if tries > 6 {
+                self.process.mend();
+            }
+            assert!(tries < 20, "never acknowledged");
+        }
+        self.tally.acknowledged += 1;
+    }
+
+    fn next_batch(&mut self, mut writes: Vec<String>) -> InFlight {
+        self.attempt += 1;
+        let version = self.version + 1;
+        writes.push(format!(
+            "UPDATE vars SET intval = {version} WHERE name = 'data_version' AND intval = {}",
+            self.version
+        ));
+        // No two attempts are the same.
+        writes.push(format!("INSERT OR REPLACE INTO vars VALUES ('attempt', {})", self.attempt));
+        InFlight { version, writes }
+    }
+
+    fn commit(&mut self, writes: Vec<String>) {
+        let batch = self.next_batch(writes);
+        let (version, writes) = (batch.version, batch.writes.clone());
+        self.in_flight = Some(batch);
+        self.call(version, true, &writes);
+        self.commit_in_flight();
+    }
+
+    fn commit_in_flight(&mut self) {
+        let Some(InFlight { version, writes }) = self.in_flight.take() else { return };
+        self.node.execute_batch(&format!("BEGIN; {}; COMMIT", writes.join(";"))).unwrap();
+        self.version = version;
+        self.note(writes.last().cloned().unwrap_or_default());
+    }
+
+    fn note(&mut self, text: String) {
+        let rows = rows_of(&self.node);
+        self.committed.insert(self.version, State { text, rows });
+    }
+
+    pub fn act(&mut self, action: Action) {
+        self.tally.actions += 1;
+        match action {
+            Action::Commit(rows) => {
+                let writes = self.rows(rows);
+                self.commit(writes);
+            }
+            Action::Lose => {
+                let writes = self.rows(1);
+                let batch = self.next_batch(writes);
+                let (version, writes) = (batch.version, batch.writes.clone());
+                self.in_flight = Some(batch);
+                self.call(version, true, &writes);
+                self.crash();
+            }
+            Action::Settings => {
+                // What was in flight is decided before anything else is done.
+                let version = self.version;
+                self.call(version, false, &["PRAGMA foreign_keys = ON".into()]);
+            }
+            Action::Restart => {
+                let time = self.time;
+                if let Some(mut writer) = self.writer.take() {
+                    writer.close(time);
+                }
+                self.replace_process();
+                self.writer();
+            }
+            Action::Kill => self.replace_process(),
+            Action::CutPower => {
+                self.tally.crashes += 1;
+                self.die();
+                self.cut_power();
+                self.replace_process();
+            }
+            Action::SecondWriter => self.second_writer(),
+            Action::Gap => self.gap(),
+            Action::Compact => self.compact("shadow"),
+            Action::CompactElsewhere => self.compact("elsewhere"),
+            Action::Prune(keep) => self.prune(keep),
+            Action::Restore => self.restore_any(),
+            Action::TakeOver => self.take_over(),
+            Action::Verify => self.verify(),
+        }
+        self.check();
+    }
+
+    fn second_writer(&mut self) {
+        self.writer();
+        let process = self.other_process();
+        let (store, keys) = (self.store(&process), self.keys.clone());
+        let second = Writer::open(store, keys, self.claimant("node"), self.time);
+        let Ok(mut second) = second else {
+            // It may have claimed its epoch before it failed.
+            return self.replace_process();
+        };
+        self.tally.takeovers += 1;
+        let before = self.time;
+        let writes = self.rows(1);
+        let batch = self.next_batch(writes);
+        let call =
+            |writes| Call { data_version: DataVersion(batch.version), transaction: true, writes };
+        // The first one is refused before its node commits, whatever else goes wrong.
+        let mut first = self.writer.take().unwrap();
+        let stale = [format!("INSERT INTO vars VALUES ('stale', {before})")];
+        let refused = first.append(&call(&stale), before);
+        assert!(refused.is_err(), "two writers: {refused:?}");
+        drop(first);
+        // The second goes on, and this is its node from now on.
+        let acknowledged = second.append(&call(&batch.writes), before);
+        self.in_flight = Some(batch);
+        match acknowledged {
+            Ok(_) => {
+                self.tally.acknowledged += 1;
+                self.commit_in_flight();
+            }
+            Err(error) => self.expect_fault(&error),
+        }
+        drop(second);
+        process.kill();
+        self.tally.faults += process.struck();
+        self.replace_process();
+    }
+
+    fn gap(&mut self) {
+        let rows = self.rows(2);
+        let batch = self.next_batch(rows);
+        self.in_flight = Some(batch);
+        // Committed, and never in the log.
+        self.commit_in_flight();
+        let copy = self.folder.path().join("node");
+        let _ = std::fs::remove_file(&copy);
+        self.node.execute("VACUUM INTO ?1", [copy.to_str()]).unwrap();
+        let capture = Capture::take(&copy, self.folder.path().join("copy"), &mut |_| {}).unwrap();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let time = self.time;
+            let begun = capture.begin(self.writer(), StartReason::Gap, time, &mut |_, _| {});
+            match begun {
+                Ok(()) => return,
+                Err(error) => self.expect_fault(&error),
+            }
+            if self.process.is_dead() {
+                self.crash();
+            }
+            if tries > 6 {
+                self.process.mend();
+            }
+            assert!(tries < 20, "no generation begins");
+        }
+    }
+
+    fn compact(&mut self, shadow: &str) {
+        self.writer();
+        let process = self.other_process();
+        let (store, folder) = (self.store(&process), self.folder.path().join(shadow));
+        let compacted = (|| {
+            let mut shadow = Shadow::open(&*store, &self.keys, &folder)?;
+            shadow.catch_up(&mut |_| {})?;
+            shadow.prove()?;
+            shadow.publish(&mut |_, _| {})
+        })();
+        match compacted {
+            Ok(published) => self.tally.snapshots += u64::from(published.is_some()),
+            Err(error) => self.expect_fault(&error),
+        }
+        self.tally.faults += process.struck();
+        if self.rng.u8(..4) == 0 {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+
+    fn prune(&mut self, keep: u8) {
+        let process = self.other_process();
+        let store = self.store(&process);
+        let policy = Policy { keep_last: keep.max(1).into(), ..Policy::NOTHING };
+        let pruned = PrunePlan::new(&*store, &self.keys, &policy, self.time)
+            .and_then(|plan| plan.run(&*store, &mut || Ok(()), &mut |_| {}));
+        if let Err(error) = pruned {
+            self.expect_fault(&error);
+        }
+        self.tally.faults += process.struck();
+    }
+
+    fn restore(&self, store: &dyn Store, target: Target) -> Result<(Restored, PathBuf), Error> {
+        let path = self.folder.path().join("restored.sqlite3");
+        for file in ["restored.sqlite3", "restored.sqlite3-journal"] {
+            let _ = std::fs::remove_file(self.folder.path().join(file));
+        }
+        let plan = RestorePlan::to(store, &self.keys, target)?;
+        let restored = restore::run(store, &self.keys, &plan, &path, &mut |_| {})?;
+        Ok((restored, path))
+    }
+
+    /// A state of any time: what the node had then, or nothing.
+    fn restore_any(&mut self) {
+        let process = self.other_process();
+        let store = self.store(&process);
+        let oldest = self.committed.keys().next().copied().unwrap_or(0);
+        let wanted = self.rng.u32(oldest..=self.version);
+        match self.restore(&*store, Target::Version(DataVersion(wanted))) {
+            Ok((restored, path)) => {
+                self.tally.restores += 1;
+                assert_eq!(restored.data_version, Some(DataVersion(wanted)));
+                let rows = rows_of(&Connection::open(path).unwrap());
+                let was = &self.committed[&wanted];
+                let in_flight =
+                    self.in_flight.as_ref().is_some_and(|batch| batch.version == wanted);
+                assert!(rows == was.rows || in_flight, "version {wanted} is another state");
+            }
+            // Retention, or a gap.
+            Err(Error::Refused { .. }) => {}
+            Err(error) => self.expect_fault(&error),
+        }
+        self.tally.faults += process.struck();
+    }
+
+    /// As a restore into a directory that goes on: the old one never does.
+    fn take_over(&mut self) {
+        let process = self.other_process();
+        let store = self.store(&process);
+        let directory = format!("{}", self.tally.actions);
+        let taken = (|| {
+            let claimant = Claimant::this_process("test", "restore", &directory, self.time)?;
+            let claimed = fence::claim(&*store, &self.keys, &claimant)?;
+            let (restored, path) = self.restore(&*store, Target::Newest)?;
+            let state = RestoredState {
+                position: restored.position,
+                data_version: restored.data_version,
+                claimed,
+            };
+            let taken =
+                Writer::take_over(store.clone(), self.keys.clone(), claimant, &state, self.time);
+            Ok((taken, restored, path))
+        })();
+        self.tally.faults += process.struck();
+        // Whatever became of it, the old directory has lost the log once the new one is in it.
+        self.replace_process();
+        let owner = LogEnd::read(&*self.store(&Process::checker()), &self.keys).unwrap().directory;
+        match taken {
+            Ok((taken, restored, path)) if owner == directory => {
+                self.tally.takeovers += 1;
+                if let Err(error) = &taken {
+                    self.expect_fault(error);
+                }
+                // The restored database is the node's from now on, the batch in flight with it, or not.
+                self.adopt(restored.data_version, &path);
+                let old =
+                    Claimant::this_process("test", "node", &self.directory, self.time).unwrap();
+                self.directory = directory;
+                let store = self.store(&Process::checker());
+                let refused = Writer::open(store, self.keys.clone(), old, self.time).err();
+                assert!(matches!(refused, Some(Error::RestoredElsewhere { .. })), "{refused:?}");
+            }
+            Ok((taken, ..)) => {
+                if let Err(error) = &taken {
+                    self.expect_fault(error);
+                }
+                assert!(taken.is_err(), "it took over, and the log is not its own");
+            }
+            Err(error) => {
+                assert_ne!(owner, directory);
+                self.expect_fault(&error);
+            }
+        }
+    }
+
+    fn adopt(&mut self, version: Option<DataVersion>, path: &std::path::Path) {
+        if version == Some(DataVersion(self.version + 1)) {
+            self.commit_in_flight();
+        }
+        self.in_flight = None;
+        assert_eq!(version, Some(DataVersion(self.version)));
+        let rows = rows_of(&Connection::open(path).unwrap());
+        assert!(rows == self.committed[&self.version].rows, "another state was restored");
+    }
+
+    fn verify(&mut self) {
+        let process = self.other_process();
+        if let Err(error) = verify::run(&*self.store(&process), &self.keys, &mut |_| {}) {
+            self.expect_fault(&error);
+        }
+        self.tally.faults += process.struck();
+    }
+
+    /// What must hold at any moment, were the power cut right now: all that was committed is in the log, from a
+    /// snapshot on without a hole, and nothing else but the batch in flight.
+    fn check(&mut self) {
+        self.tally.checks += 1;
+        let lost = if self.rng.bool() { Lost::All } else { Lost::Some(self.rng.fork()) };
+        let image = self.disk.after_power_cut(lost);
+        let store = image.store("image", &Process::checker());
+        let plan = RestorePlan::newest(&store, &self.keys).unwrap();
+        let base = plan.lineage.links.last().and_then(|link| link.summary.meta.data_version);
+        let mut next = base.map_or(1, |version| version.0 + 1);
+        let held = plan.after().map_or(0, |after| after.seq);
+        let mut found = base.map_or(0, |version| version.0);
+        let mut committed = Committed::going_on(held, |batch| {
+            if !batch.transaction || batch.at.seq <= held {
+                return Ok(());
+            }
+            assert_eq!(batch.data_version, DataVersion(next), "a hole, or two of one version");
+            let text = batch.statements.last().and_then(|statement| statement.text());
+            let expected = match self.committed.get(&next) {
+                Some(state) => Some(&state.text),
+                None => self.in_flight.as_ref().and_then(|batch| batch.writes.last()),
+            };
+            assert_eq!(text.as_ref(), expected, "version {next} is another batch");
+            (found, next) = (next, next + 1);
+            Ok(())
+        });
+        let after = plan.after().map(Into::into);
+        LogReader::new(&store, &self.keys)
+            .read_from(after, &plan.segments, &mut committed)
+            .unwrap();
+        committed.finish().unwrap();
+        let most = self.version + u32::from(self.in_flight.is_some());
+        assert!(
+            (self.version..=most).contains(&found),
+            "committed: {}, in the log: {found}",
+            self.version
+        );
+        if self.rng.u8(..16) == 0 {
+            self.check_whole(&store);
+        }
+    }
+
+    /// All of it verifies, and the restored database is the node's.
+    fn check_whole(&mut self, store: &dyn Store) {
+        verify::run(store, &self.keys, &mut |_| {}).unwrap();
+        let (restored, path) = self.restore(store, Target::Newest).unwrap();
+        self.tally.restores += 1;
+        let found = restored.data_version.unwrap().0;
+        let rows = rows_of(&Connection::open(path).unwrap());
+        if found == self.version {
+            assert!(rows == self.committed[&found].rows, "another state was restored");
+            return;
+        }
+        let in_flight = self.in_flight.as_ref().unwrap();
+        let writes = in_flight.writes.join(";");
+        self.node.execute_batch(&format!("BEGIN; {writes}")).unwrap();
+        let expected = rows_of(&self.node);
+        self.node.execute_batch("ROLLBACK").unwrap();
+        assert!(rows == expected, "the batch in flight is there in part");
+    }
+
+    /// Nothing fails any more: everybody goes on, and all is well.
+    pub fn end(&mut self) {
+        self.die();
+        self.one_in = 0;
+        self.process = Process::new(Plan::Never, &self.steps);
+        for action in [Action::Commit(1), Action::Compact, Action::Commit(1), Action::Restart] {
+            self.act(action);
+        }
+        let disk = self.disk.after_power_cut(Lost::All);
+        self.check_whole(&disk.store("image", &Process::checker()));
+        self.tally.faults += self.process.struck();
+    }
+
+    pub fn random_action(&mut self) -> Action {
+        match self.rng.u8(..64) {
+            0..26 => Action::Commit(self.rng.u8(1..6)),
+            26..30 => Action::Lose,
+            30..32 => Action::Settings,
+            32..36 => Action::Restart,
+            36..39 => Action::Kill,
+            39..42 => Action::CutPower,
+            42..44 => Action::SecondWriter,
+            44 => Action::Gap,
+            45..51 => Action::Compact,
+            51..53 => Action::CompactElsewhere,
+            53..57 => Action::Prune(self.rng.u8(1..4)),
+            57..61 => Action::Restore,
+            61 => Action::TakeOver,
+            _ => Action::Verify,
+        }
+    }
+
+    /// The records of the newest history, for whoever looks for what went wrong.
+    pub fn records(&self) -> Vec<String> {
+        struct Records(Vec<String>);
+        impl Visitor for Records {
+            fn segment(&mut self, name: SegmentName) -> Result<(), Error> {
+                self.0.push(name.to_string());
+                Ok(())
+            }
+
+            fn record(
+                &mut self,
+                _name: SegmentName,
+                at: Mark,
+                record: Record<'_>,
+            ) -> Result<(), Error> {
+                self.0.push(format!("{} {record:?}", at.seq).chars().take(160).collect());
+                Ok(())
+            }
+
+            fn void(&mut self, name: SegmentName, seq: u64) {
+                self.0.push(format!("{seq} of '{name}' is void"));
+            }
+        }
+        let store = self.store(&Process::checker());
+        let mut records = Records(Vec::new());
+        let generation = LogEnd::read(&*store, &self.keys).unwrap().position.generation;
+        let segments = segments(&*store, generation).unwrap();
+        let read = LogReader::new(&*store, &self.keys).read(&segments, &mut records);
+        records.0.push(format!("{read:?}"));
+        records.0
+    }
+
+    /// What there is, for whoever looks for what went wrong.
+    pub fn listing(&self) -> Vec<String> {
+        let store = self.store(&Process::checker());
+        let mut all = Vec::new();
+        for folder in ["log", "snapshots"] {
+            let entries = store.list_all(folder).unwrap();
+            all.extend(
+                entries.iter().map(|entry| format!("{folder}/{} {}", entry.name, entry.size)),
+            );
+        }
+        all
+    }
+}
+
+/// Every row.
+fn rows_of(db: &Connection) -> Vec<String> {
+    let mut rows = Vec::new();
+    for sql in [
+        "SELECT name || ' ' || intval FROM vars ORDER BY name",
+        "SELECT id || ' ' || what FROM rows ORDER BY id",
+    ] {
+        // Before the first transaction there is nothing.
+        let Ok(mut found) = db.prepare(sql) else { continue };
+        let found = found.query_map([], |row| row.get(0)).unwrap();
+        rows.extend(found.map(Result::unwrap));
+    }
+    rows
+}
