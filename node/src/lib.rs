@@ -15,6 +15,7 @@
 //! | [`running`] | whether a lightningd runs there, and how one can tell |
 //! | [`config`] | lightningd's `config` files, read as lightningd reads them |
 //! | [`wallet`] | `wallet=`, and `data_version` and node id in the database |
+//! | [`memory`] | no core dumps of what holds keys |
 //! | [`content`] | whether two databases hold the same: a digest, a comparison |
 //!
 //! Errors are one enum a module. Each displays what failed in lowercase, with
@@ -28,6 +29,7 @@ pub mod config;
 pub mod content;
 pub mod dir;
 pub mod hsm_secret;
+pub mod memory;
 pub mod running;
 pub mod secret;
 pub mod wallet;

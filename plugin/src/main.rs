@@ -14,6 +14,7 @@
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
+//! | [`witness`] | how far the log has come, noted on this machine |
 //! | [`heartbeat`] | a quiet node says that it is alive |
 //! | [`status`] | what is known, for whoever asks |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
@@ -29,6 +30,7 @@ mod shutdown;
 mod stall;
 mod status;
 mod wire;
+mod witness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -36,6 +38,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use lockstep_node::memory;
 use lockstep_wire::{DbWrite, Message};
 use serde_json::value::RawValue;
 
@@ -62,6 +65,10 @@ fn main() -> ExitCode {
         return explain(&argument);
     }
     let output = Arc::new(Output::default());
+    if let Err(error) = memory::keep_to_itself() {
+        let line = format!("a core dump of this process would hold the backup's keys: {error}");
+        output.log(Level::Unusual, &line);
+    }
     match run(&output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

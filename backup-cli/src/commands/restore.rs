@@ -15,6 +15,7 @@ use lockstep_proto::restore::{self, Plan, Progress, Restored, Target};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
+use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
@@ -82,6 +83,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let lock = sources.lock(&keys, directory.clone());
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
+    refuse_rolled_back(args, &*store, &keys, at, &plan, output)?;
     let alive = match args.no_claim {
         true => Ok(()),
         false => last_writer::refuse_alive(sources.last_writer(&keys)?, output),
@@ -148,6 +150,10 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         }
     }
     publish(&dest.database)?;
+    if let (Some(node), Some(_)) = (&dest.node, epoch) {
+        let (seq, version) = (restored.position.seq, restored.data_version);
+        Witness::new(keys.store(), seq, version, now()).write(node.path())?;
+    }
     let report = Report {
         database: dest.database.clone(),
         opened_by: opened.by,
@@ -269,6 +275,28 @@ fn roll_back(mut writer: Writer, dest: &Dest) -> Result<()> {
     let capture = Capture::take(&temporary(&dest.database), copy, &mut |_| {})?;
     capture.begin(&mut writer, StartReason::Rollback, now(), &mut |_, _| {})?;
     writer.close(now());
+    Ok(())
+}
+
+/// A destination can show an older state that is whole. Who knows better is asked: the person, and the directory.
+fn refuse_rolled_back(
+    args: &RestoreArgs,
+    store: &dyn Store,
+    keys: &KeyRing,
+    directory: Option<&Path>,
+    plan: &Plan,
+    output: &Output,
+) -> Result<()> {
+    let witness = directory.map(|path| Witness::read(path, keys.store())).transpose()?.flatten();
+    let known =
+        [(args.expect_seq, "--expect-seq"), (witness.map(|witness| witness.seq), WITNESS_FILE)];
+    for (seq, by) in known {
+        let Some(seq) = seq else { continue };
+        match witness::refuse_older(store.label(), plan.end.position.seq, seq, by) {
+            Err(error) if args.accept_stale => output.note(&format!("warning: {error}")),
+            checked => checked.map_err(|error| Failure::from(error).doing("restore"))?,
+        }
+    }
     Ok(())
 }
 
