@@ -236,6 +236,9 @@ pub struct RestoreArgs {
     /// it can cost all channel funds if a node runs from it
     #[arg(long)]
     pub accept_stale: bool,
+    /// Refuse a backup that ends before this seq: 'status' shows it, as long as the node is there
+    #[arg(long, value_name = "N")]
+    pub expect_seq: Option<u64>,
     /// Look there, too, for a newer state (once for each place; those that the log names are looked at anyway)
     #[arg(long, value_name = "URL")]
     pub also: Vec<String>,

@@ -33,6 +33,11 @@ pub const PROGRAM: &str = concat!("backup-cli/", env!("CARGO_PKG_VERSION"));
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
+    if let Err(error) = lockstep_node::memory::keep_to_itself() {
+        output.note(&format!(
+            "warning: a core dump of this process would hold the backup's keys: {error}"
+        ));
+    }
     let done = match cli.command {
         Command::Init(args) => commands::init::run(&args, &output),
         Command::Import(args) => commands::import::run(&args, &output),

@@ -16,6 +16,7 @@
 //! | [`config`] | lightningd's `config` files, read as lightningd reads them |
 //! | [`companion`] | which files are worth keeping beside the database |
 //! | [`wallet`] | `wallet=`, and `data_version` and node id in the database |
+//! | [`memory`] | no core dumps of what holds keys |
 //! | [`content`] | whether two databases hold the same: a digest, a comparison |
 //! | [`dump`] | a database as SQL text |
 //!
@@ -32,6 +33,7 @@ pub mod content;
 pub mod dir;
 pub mod dump;
 pub mod hsm_secret;
+pub mod memory;
 pub mod running;
 pub mod secret;
 pub mod wallet;

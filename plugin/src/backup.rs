@@ -23,6 +23,7 @@ use lockstep_proto::shadow::Proofs;
 use lockstep_proto::slots;
 use lockstep_proto::store::{Fencing, Store, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
+use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
@@ -34,6 +35,7 @@ use crate::reload::Reloading;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
+use crate::witness::Noting;
 
 /// lightningd kills a plugin that takes a minute for `getmanifest`.
 const COPY_BEFORE_MANIFEST: Duration = Duration::from_secs(45);
@@ -128,6 +130,7 @@ impl Backup {
         }
         let (places, store, end) = Places::open(&lock, &options, &keys, &output)?;
         end.expect_directory(&*store, &lock.directory)?;
+        look_for_rollback(&directory, lock.store_id, &*store, &end, &output);
         let wallet = wallet_of(&directory, &lock);
         let companions = Companions::new(
             directory.clone(),
@@ -462,6 +465,16 @@ impl Backup {
             self.output.log(Level::Unusual, &line);
         }
         self.start_heartbeats(&self.places.named());
+        let noting = Noting {
+            directory: self.directory.clone(),
+            store_id: self.store_id,
+            status: self.status.clone(),
+            output: self.output.clone(),
+        };
+        if let Err(error) = noting.start() {
+            let line = format!("no witness: failed to start a thread: {error}");
+            self.output.log(Level::Unusual, &line);
+        }
         self.start_metrics();
     }
 
@@ -504,9 +517,34 @@ impl Backup {
     pub fn close(&mut self) {
         self.status.lock().closed = true;
         if let Some(writer) = &mut self.writer {
+            // The record that ends it is not counted: whether that was written is not known.
+            let (seq, head) = (writer.position().seq, writer.session().head());
             writer.close(now());
+            let witness = Witness::new(self.store_id, seq, head.data_version, now());
+            if let Err(error) = witness.write(&self.directory) {
+                self.output.log(Level::Unusual, &error.explain());
+            }
         }
         self.places.settle();
+    }
+}
+
+/// Says where the log is shorter than it was. The database is then ahead of it, and a snapshot makes up for what is
+/// gone; but somebody should know.
+fn look_for_rollback(
+    directory: &Path,
+    store_id: StoreId,
+    store: &dyn Store,
+    end: &LogEnd,
+    output: &Output,
+) {
+    let known = match Witness::read(directory, store_id) {
+        Ok(known) => known.map_or(0, |witness| witness.seq),
+        Err(error) => return output.log(Level::Unusual, &error.explain()),
+    };
+    let found = end.position.seq;
+    if let Err(error) = witness::refuse_older(store.label(), found, known, WITNESS_FILE) {
+        output.log(Level::Unusual, &error.explain());
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
 //! | [`companions`] | files that belong to the node, kept beside its database |
+//! | [`witness`] | how far the log has come, noted on this machine |
 //! | [`heartbeat`] | a quiet node says that it is alive |
 //! | [`metrics`] | numbers for Prometheus |
 //! | [`status`] | what is known, for whoever asks |
@@ -33,6 +34,7 @@ mod shutdown;
 mod stall;
 mod status;
 mod wire;
+mod witness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -40,6 +42,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use lockstep_node::memory;
 use lockstep_wire::{DbWrite, Message};
 use serde_json::value::RawValue;
 
@@ -66,6 +69,10 @@ fn main() -> ExitCode {
         return explain(&argument);
     }
     let output = Arc::new(Output::default());
+    if let Err(error) = memory::keep_to_itself() {
+        let line = format!("a core dump of this process would hold the backup's keys: {error}");
+        output.log(Level::Unusual, &line);
+    }
     match run(&output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

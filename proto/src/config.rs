@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -291,11 +291,19 @@ impl LockFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(Error::file("read", &path))?,
         };
+        Self::decode(&bytes, &path).map(Some)
+    }
+
+    /// Reads the content of the file at `path`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
         let refused = |what: &str, hint: &str| Error::Refused {
             what: format!("'{}' {what}", path.display()),
             hint: hint.into(),
         };
-        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| {
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| {
             refused("is not readable", "restore it, or remove it and run 'backup-cli init'.")
         })?;
         if value.get("backend_url").is_some() {
@@ -317,7 +325,7 @@ impl LockFile {
             let found = u16::try_from(version).unwrap_or(u16::MAX);
             return Err(Error::FormatVersion { object: LOCK_FILE.into(), found });
         }
-        serde_json::from_value(value).map(Some).map_err(|error| {
+        serde_json::from_value(value).map_err(|error| {
             refused(&format!("is malformed: {error}"), "correct it, or restore it from a copy.")
         })
     }
@@ -340,15 +348,12 @@ impl LockFile {
 /// # Errors
 /// [`Error::Refused`] where others can read it; [`Error::Key`] where it is no key ring.
 pub fn read_key_file(path: &Path) -> Result<KeyRing> {
-    let file = File::open(path).map_err(Error::file("open", path))?;
-    let mode = file.metadata().map_err(Error::file("look at", path))?.mode();
-    if mode & 0o077 != 0 {
-        return Err(Error::Refused {
-            what: format!("'{}' can be read by others (mode {:o})", path.display(), mode & 0o777),
-            hint: format!("chmod 0400 {}", path.display()),
-        });
-    }
-    let bytes = Zeroizing::new(std::fs::read(path).map_err(Error::file("read", path))?);
+    let mut file = File::open(path).map_err(Error::file("open", path))?;
+    expect_private(&file, path, "0400")?;
+    let len = file.metadata().map_err(Error::file("look at", path))?.len();
+    // As long from the beginning: what grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
+    file.read_to_end(&mut bytes).map_err(Error::file("read", path))?;
     KeyRing::decode(&bytes).map_err(|error| match error {
         KeyError::Malformed => Error::Refused {
             what: format!("'{}' is not a key ring of lockstep", path.display()),
@@ -359,6 +364,27 @@ pub fn read_key_file(path: &Path) -> Result<KeyRing> {
         },
         error => error.into(),
     })
+}
+
+/// Refuses a file that others can read or write, or that is another user's, who can change that at any time. root may use
+/// anybody's.
+fn expect_private(file: &File, path: &Path, mode: &str) -> Result<()> {
+    let found = file.metadata().map_err(Error::file("look at", path))?;
+    if found.mode() & 0o077 != 0 {
+        let bits = found.mode() & 0o777;
+        return Err(Error::Refused {
+            what: format!("'{}' can be read by others (mode {bits:o})", path.display()),
+            hint: format!("chmod {mode} {}", path.display()),
+        });
+    }
+    let (owner, user) = (found.uid(), rustix::process::geteuid());
+    if !user.is_root() && owner != user.as_raw() && owner != 0 {
+        return Err(Error::Refused {
+            what: format!("'{}' belongs to user {owner}, not to {}", path.display(), user.as_raw()),
+            hint: format!("chown {} {}", user.as_raw(), path.display()),
+        });
+    }
+    Ok(())
 }
 
 /// Reads `backup-credentials` in `directory`, which only its owner may be able to read: `NAME=VALUE` lines, with the
@@ -372,13 +398,7 @@ pub fn read_credentials(directory: &Path) -> Result<Options> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Options::default()),
         file => file.map_err(Error::file("open", &path))?,
     };
-    let mode = file.metadata().map_err(Error::file("look at", &path))?.mode();
-    if mode & 0o077 != 0 {
-        return Err(Error::Refused {
-            what: format!("'{}' can be read by others (mode {:o})", path.display(), mode & 0o777),
-            hint: format!("chmod 0600 {}", path.display()),
-        });
-    }
+    expect_private(&file, &path, "0600")?;
     let text = Zeroizing::new(io::read_to_string(file).map_err(Error::file("read", &path))?);
     let mut vars = Vec::new();
     for (line, number) in text.lines().map(str::trim).zip(1..) {

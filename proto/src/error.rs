@@ -139,6 +139,18 @@ pub enum Error {
         /// The version that the database has.
         database: DataVersion,
     },
+    /// A log that ends before a record that was acknowledged.
+    #[error("'{store}' has lost records: it ends at seq {found}, and {by} knows of seq {known}")]
+    RolledBack {
+        /// The store.
+        store: String,
+        /// Where it ends.
+        found: u64,
+        /// What was acknowledged.
+        known: u64,
+        /// Who says so.
+        by: String,
+    },
     /// A replayed log does not give what the node's database holds.
     #[error(
         "the database is not what its backup says it is: data_version {data_version}, seq {seq} of generation \
@@ -210,9 +222,10 @@ impl Error {
             | Self::Differs { .. }
             | Self::Database { .. }
             | Self::Forbidden { .. } => Class::Damaged,
-            Self::FormatVersion { .. } | Self::UnknownKind { .. } | Self::Behind { .. } => {
-                Class::Version
-            }
+            Self::FormatVersion { .. }
+            | Self::UnknownKind { .. }
+            | Self::Behind { .. }
+            | Self::RolledBack { .. } => Class::Version,
             Self::Key(KeyError::Version(_)) => Class::Version,
             Self::Key(KeyError::Malformed) => Class::WrongKey,
             Self::Store(StoreError { kind: StoreErrorKind::Damaged(_), .. }) => Class::Damaged,
@@ -256,6 +269,9 @@ impl Error {
             Self::Behind { .. } => "this database is older than its backup: starting it can cost \
                 all channel funds. Do not start it; run 'backup-cli restore' into a new directory."
                 .into(),
+            Self::RolledBack { .. } => "an older state was put there, or what was written there was lost. A node that \
+                runs from an older state can lose all channel funds: look for the newest copy first."
+                .into(),
             Self::TwoHistories { .. } => "two copies of this node wrote to them. They are never mixed: look at both with \
                 'backup-cli status URL', then 'backup-cli destination remove' the one that is not the node's."
                 .into(),
@@ -272,7 +288,10 @@ impl Error {
             Self::File { path, .. } => {
                 format!("look at '{path}', its permissions and the disk that it is on, then try again.")
             }
-            Self::Database { .. } | Self::Batch(_) | Self::Key(_) => return None,
+            Self::Database { .. } => "if the disk is full or fails, mend that and try again; else report it, with what \
+                'backup-cli verify' says."
+                .into(),
+            Self::Batch(_) | Self::Key(_) => return None,
         })
     }
 

@@ -31,6 +31,7 @@
 //! | [`tail`] | how much log there is behind the newest snapshot, and what that means for a restore |
 //! | [`restore`], [`verify`] | a database out of it, or the proof that there is one |
 //! | [`drill`] | what became of the last rehearsal of a restore |
+//! | [`witness`] | what a node's directory knows of its log, whatever a destination says |
 //! | [`measure`] | how long a place takes for a record |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
@@ -70,4 +71,5 @@ pub mod store;
 pub mod tail;
 pub mod verify;
 pub mod version;
+pub mod witness;
 pub mod writer;

@@ -1,6 +1,6 @@
 //! `restore`: the database, back from its log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lockstep_node::LightningDir;
@@ -13,6 +13,7 @@ use lockstep_proto::restore::{Plan, Restored, Target};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
+use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 use lockstep_proto::writer::{RestoredState, Writer};
 use serde::Serialize;
 
@@ -20,7 +21,7 @@ use super::restoring::{Dest, make_startable, private_folder, publish, write_data
 use super::{last_writer, now};
 use crate::PROGRAM;
 use crate::args::RestoreArgs;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
@@ -76,6 +77,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let lock = sources.lock(&keys, directory.clone());
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
+    refuse_rolled_back(args, &*store, &keys, at, &plan, output)?;
     let alive = match args.no_claim {
         true => Ok(()),
         false => last_writer::refuse_alive(sources.last_writer(&keys)?, output),
@@ -131,6 +133,10 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         }
     }
     publish(&dest.temporary(), &dest.database)?;
+    if let (Some(node), Some(_)) = (&dest.node, epoch) {
+        let (seq, version) = (restored.position.seq, restored.data_version);
+        Witness::new(keys.store(), seq, version, now()).write(node.path())?;
+    }
     let report = Report {
         database: dest.database.clone(),
         opened_by: opened.by,
@@ -265,4 +271,26 @@ fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option
         output.note(&format!("warning: no companion files are put back: {error}"));
         None
     })
+}
+
+/// A destination can show an older state that is whole. Who knows better is asked: the person, and the directory.
+fn refuse_rolled_back(
+    args: &RestoreArgs,
+    store: &dyn Store,
+    keys: &KeyRing,
+    directory: Option<&Path>,
+    plan: &Plan,
+    output: &Output,
+) -> Result<()> {
+    let witness = directory.map(|path| Witness::read(path, keys.store())).transpose()?.flatten();
+    let known =
+        [(args.expect_seq, "--expect-seq"), (witness.map(|witness| witness.seq), WITNESS_FILE)];
+    for (seq, by) in known {
+        let Some(seq) = seq else { continue };
+        match witness::refuse_older(store.label(), plan.end.position.seq, seq, by) {
+            Err(error) if args.accept_stale => output.note(&format!("warning: {error}")),
+            checked => checked.map_err(|error| Failure::from(error).doing("restore"))?,
+        }
+    }
+    Ok(())
 }

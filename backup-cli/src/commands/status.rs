@@ -391,6 +391,11 @@ fn text(report: &Report, output: &Output) -> String {
         text += "the database is larger than 'compare_max_bytes': it is compared by 'backup-cli compact' while \
                  lightningd is stopped\n";
     }
+    if let Some(seq) = report.destinations.iter().filter_map(|d| d.seq).max() {
+        text += &format!(
+            "to write down elsewhere: seq {seq}; with '--expect-seq {seq}' no restore takes an older state\n"
+        );
+    }
     for d in &report.destinations {
         let Some(fencing) = d.fencing else { continue };
         text += &format!("fencing of {}: {fencing}\n", d.name);

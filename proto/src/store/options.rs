@@ -1,5 +1,7 @@
 //! What reaches a bucket besides its URL.
 
+#![cfg_attr(not(feature = "buckets"), allow(dead_code))]
+
 use std::collections::BTreeMap;
 use std::fmt;
 

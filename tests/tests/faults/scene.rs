@@ -133,7 +133,7 @@ impl Scene {
 
     /// A session to which this happens. False where it came to its end before.
     pub fn session(&mut self, injection: &Injection) -> bool {
-        let died = self.tally.died;
+        let (died, not_started) = (self.tally.died, self.tally.not_started);
         let config = injection.node(&self.backed.network_dir(), &self.trace);
         self.node.run_with(config.reply_timeout(PATIENCE));
         self.tally.sessions += 1;
@@ -159,7 +159,9 @@ impl Scene {
         // Only where lightningd cannot be heard any more an error is a reason to end.
         let may_die = injection.fault == Fault::Death || injection.call == "read";
         assert!(may_die || self.tally.died == died, "{injection}: the plugin died");
-        let happened = injection.happened(&self.trace);
+        // strace itself may be killed before it has written what it did.
+        let ended = (self.tally.died, self.tally.not_started) != (died, not_started);
+        let happened = ended || injection.happened(&self.trace);
         if happened {
             *self.tally.failed.entry(injection.call).or_default() += 1;
         }
