@@ -5,17 +5,14 @@ use std::time::Instant;
 
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
-use lockstep_proto::config::LockFile;
-use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::{RestoredState, Writer};
+use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
-use super::restoring::{Dest, make_startable, private_folder, publish, write_database};
+use super::restoring::{Dest, Succession, private_folder, publish, write_database};
 use super::{last_writer, now};
-use crate::PROGRAM;
 use crate::args::RestoreArgs;
 use crate::failure::Result;
 use crate::output::{Output, bytes, utc};
@@ -65,10 +62,8 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let store = open_store(&url)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
     let target = target(args);
-    let directory = LockFile::new_directory()?;
     let at = dest.node.as_ref().map(LightningDir::path);
     let sources = Sources::look((url, store), &args.also, &keys, args.accept_stale, at, output)?;
-    let lock = sources.lock(&keys, directory.clone());
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
     let alive = match args.no_claim {
@@ -88,34 +83,25 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     if let Some(node) = &dest.node {
         private_folder(node.path())?;
     }
-    let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
-    let (store, plan, epoch) = match args.no_claim {
-        true => (store, plan, None),
-        false => {
-            let store = sources.writable(&keys, &lock)?;
-            let epoch = fence::claim(&*store, &keys, &claimant)?;
-            // Whatever the writer before acknowledged until now is in this one.
+    let succession = match args.no_claim {
+        true => None,
+        false => Some(Succession::claim(sources, &keys, "restore")?),
+    };
+    let (store, plan) = match &succession {
+        None => (store, plan),
+        Some(succession) => {
+            let store = succession.store().clone();
             let plan = Plan::to(&*store, &keys, target)?;
-            (store, plan, Some(epoch))
+            (store, plan)
         }
     };
+    let epoch = succession.as_ref().map(Succession::epoch);
     let restored = write_database(&*store, &keys, &plan, &dest.temporary(), output)
         .map_err(|failure| failure.doing("restore"))?;
-    if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
-        // The log is this directory's from here on; its database only gets its name after that.
-        let (store, keys) = (store.clone(), keys.clone());
-        make_startable(node, lock, &keys, &opened)?;
-        sources.bring_up(&keys, output)?;
-        let claimant = claimant.renewed(now())?;
-        if target == Target::Newest {
-            let state = RestoredState {
-                position: restored.position,
-                data_version: restored.data_version,
-                claimed,
-            };
-            Writer::take_over(store, keys, claimant, &state, now())?.close(now());
-        } else {
-            roll_back(Writer::roll_back(store, keys, claimant)?, &dest)?;
+    if let (Some(node), Some(succession)) = (&dest.node, succession) {
+        match target {
+            Target::Newest => succession.take_over(node, &opened, &restored, output)?,
+            _ => roll_back(succession.roll_back(node, &opened, output)?, &dest)?,
         }
     }
     publish(&dest.temporary(), &dest.database)?;

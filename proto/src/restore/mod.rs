@@ -205,7 +205,7 @@ fn stopped() -> Error {
 }
 
 /// Proves a restored database: SQLite's own checks, and that it says itself which version it is.
-fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
+pub(crate) fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
     let place = "restored database";
     let failed = |error: rusqlite::Error| sqlite_error(place.into(), &error);
     replay::check_integrity(db, place)?;

@@ -11,4 +11,5 @@ mod money;
 mod places;
 mod rehearsal;
 mod secret;
+mod standby;
 mod upgrade;
