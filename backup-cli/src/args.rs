@@ -188,10 +188,11 @@ pub struct UnlockArgs {
 
 /// `restore`.
 #[derive(Args)]
+#[command(allow_missing_positional = true)]
 pub struct RestoreArgs {
-    /// Where the backup is
-    #[arg(value_name = "URL")]
-    pub url: String,
+    /// Where the backup is; with --plan it may be left out: then what the backup.lock in DEST names, if there is one
+    #[arg(value_name = "URL", required_unless_present = "plan")]
+    pub url: Option<String>,
     /// A new database file (*.sqlite3), or the node's network directory, which is made if need be
     #[arg(value_name = "DEST")]
     pub dest: PathBuf,
@@ -224,6 +225,10 @@ pub struct RestoreArgs {
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,
+    /// Look at what there is (log, key, database, hsm_secret, emergency.recover, lightningd), and say what can be
+    /// done with it, best first, with the commands; changes nothing
+    #[arg(long, conflicts_with_all = ["dry_run", "take_over", "no_claim", "point"])]
+    pub plan: bool,
 }
 
 /// `export`.

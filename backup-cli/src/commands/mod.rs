@@ -18,6 +18,7 @@ mod live;
 mod naming;
 pub mod promote;
 pub mod prune;
+mod recovery;
 pub mod restore;
 mod restoring;
 mod running_node;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};
 use lockstep_proto::version::DataVersion;
@@ -12,13 +13,13 @@ use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
 use super::restoring::{Dest, Succession, private_folder, publish, write_database};
-use super::{last_writer, now};
+use super::{last_writer, now, recovery};
 use crate::args::RestoreArgs;
 use crate::failure::Result;
 use crate::output::{Output, bytes, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
-use crate::unlock;
+use crate::unlock::{self, Means};
 
 #[derive(Serialize)]
 struct PlanReport {
@@ -53,16 +54,37 @@ struct Report {
     seconds: f64,
 }
 
-/// Restores. The database gets its name as the last step.
+/// Restores, or says what can be done.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
-    let began = Instant::now();
     let dest = Dest::find(&args.dest)?;
+    let chosen = Means::chosen(&args.unlock)?;
+    if args.plan {
+        let report = recovery::look(args, &dest, chosen.as_ref(), output)?;
+        output.result(&report, || report.text());
+        return Ok(());
+    }
     dest.refuse_existing("restore")?;
-    let url = destination(&args.url, dest.node.as_ref().map(LightningDir::path))?;
-    let store = open_store(&url)?;
-    let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
-    let target = target(args);
+    let restored = restore(args, &dest, chosen.as_ref(), output);
+    restored.inspect_err(|failure| {
+        // There is no log, or none that leads to the newest state: that is not the end.
+        if failure.is_damage() || failure.is_nothing() {
+            let report = recovery::look(args, &dest, chosen.as_ref(), output);
+            let _ = report.map(|report| output.note(&report.text()));
+        }
+    })
+}
+
+/// The database gets its name as the last step.
+fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Output) -> Result<()> {
+    let began = Instant::now();
     let at = dest.node.as_ref().map(LightningDir::path);
+    let url = destination(args.url.as_deref().unwrap_or_default(), at)?;
+    let store = open_store(&url)?;
+    let (keys, opened) = match chosen {
+        Some(means) => means.open(&*store)?,
+        None => unlock::open(&*store, &args.unlock, dest.node.as_ref())?,
+    };
+    let target = target(args);
     let sources = Sources::look((url, store), &args.also, &keys, args.accept_stale, at, output)?;
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
@@ -79,6 +101,10 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     }
     if !args.take_over {
         alive?;
+    }
+    if !args.no_claim {
+        // Nobody goes on with a log whose end is damaged: before anybody is shut out.
+        LogEnd::read(&*store, &keys)?;
     }
     if let Some(node) = &dest.node {
         private_folder(node.path())?;
@@ -101,7 +127,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     if let (Some(node), Some(succession)) = (&dest.node, succession) {
         match target {
             Target::Newest => succession.take_over(node, &opened, &restored, output)?,
-            _ => roll_back(succession.roll_back(node, &opened, output)?, &dest)?,
+            _ => roll_back(succession.roll_back(node, &opened, output)?, dest)?,
         }
     }
     publish(&dest.temporary(), &dest.database)?;
@@ -120,7 +146,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         stale: target != Target::Newest,
         seconds: began.elapsed().as_secs_f64(),
     };
-    output.result(&report, || text(&report, &restored, &dest));
+    output.result(&report, || text(&report, &restored, dest));
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod clock;
 mod pages;
 mod plan;
 pub mod replay;
+pub mod salvage;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -184,8 +185,14 @@ fn read_log(
     });
     let after = plan.after().map(After::from);
     let read = LogReader::new(store, keys).read_from(after, &plan.segments, &mut committed);
-    let read = read.and_then(|read| committed.finish().map(|()| read));
+    // What is held back lies before the damage: it is intact, though nothing behind it decides about it.
+    let damaged = matches!(read, Err(Error::Damaged { .. }));
+    let finished = if damaged || read.is_ok() { committed.finish() } else { Ok(()) };
+    let read = read.and_then(|read| finished.map(|()| read));
     let voided = committed.voided;
+    if damaged && reached.is_none() && plan.target.is_at(last) {
+        reached = Some(last);
+    }
     let generation = plan.generation;
     let position = match reached {
         Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),

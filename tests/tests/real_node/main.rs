@@ -9,6 +9,7 @@ mod fenced;
 mod fresh;
 mod money;
 mod places;
+mod recovery;
 mod rehearsal;
 mod secret;
 mod standby;
