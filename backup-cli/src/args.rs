@@ -63,6 +63,14 @@ pub enum Command {
     ///
     /// Nobody is shut out. Where a node goes on without this backup, stop it before.
     Export(ExportArgs),
+    /// Keep a copy of the database on this machine up to date, to promote it when the node dies
+    ///
+    /// The copy is in backup.standby in DIR, under a name that lightningd would not start from, and nothing else
+    /// in DIR makes a node of it. Goes on until it is ended; started again, it goes on where it was. backup.key is
+    /// written to DIR, so that neither that nor 'promote' needs another key.
+    Follow(FollowArgs),
+    /// Make a node of what 'follow' has kept in DIR: shut the old one out, replay the rest, prove it
+    Promote(PromoteArgs),
     /// Rehearse a restore from each destination, in a temporary folder, and say how long it took
     ///
     /// It is done as 'restore' would do it, with every check, up to the newest state, and compared with the
@@ -206,10 +214,11 @@ pub struct UnlockArgs {
 
 /// `restore`.
 #[derive(Args)]
+#[command(allow_missing_positional = true)]
 pub struct RestoreArgs {
-    /// Where the backup is
-    #[arg(value_name = "URL")]
-    pub url: String,
+    /// Where the backup is; with --plan it may be left out: then what the backup.lock in DEST names, if there is one
+    #[arg(value_name = "URL", required_unless_present = "plan")]
+    pub url: Option<String>,
     /// A new database file (*.sqlite3), or the node's network directory, which is made if need be
     #[arg(value_name = "DEST")]
     pub dest: PathBuf,
@@ -245,6 +254,10 @@ pub struct RestoreArgs {
     /// Show what would be read, and stop
     #[arg(long)]
     pub dry_run: bool,
+    /// Look at what there is (log, key, database, hsm_secret, emergency.recover, lightningd), and say what can be
+    /// done with it, best first, with the commands; changes nothing
+    #[arg(long, conflicts_with_all = ["dry_run", "take_over", "no_claim", "point"])]
+    pub plan: bool,
 }
 
 /// `export`.
@@ -271,6 +284,51 @@ pub enum ExportFormat {
     Sql,
     /// A backup of the Python plugin 'backup': *.bkp, *.dbak
     Python,
+}
+
+/// `follow`.
+#[derive(Args)]
+pub struct FollowArgs {
+    /// Where the backup is
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// What will be the node's network directory on this machine; it is made if need be
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// What opens it
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+    /// Catch up once, and end
+    #[arg(long)]
+    pub once: bool,
+    /// Look for new records each so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub interval: u64,
+}
+
+/// `promote`.
+#[derive(Args)]
+pub struct PromoteArgs {
+    /// Where the backup is
+    #[arg(value_name = "URL")]
+    pub url: String,
+    /// What 'follow' was given
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// What opens it [default: backup.key in DIR]
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+    /// Shut out the node that writes this backup although it looks alive: it was heard of a short time ago and has
+    /// not ended in order. Only where it is dead, or about to be stopped for good
+    #[arg(long)]
+    pub take_over: bool,
+    /// Go on although a place of the log does not answer, which may have a newer state: it can cost all channel
+    /// funds
+    #[arg(long)]
+    pub accept_stale: bool,
+    /// Look there, too, for a newer state (once for each place; those that the log names are looked at anyway)
+    #[arg(long, value_name = "URL")]
+    pub also: Vec<String>,
 }
 
 /// `drill`.

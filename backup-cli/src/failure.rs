@@ -117,6 +117,11 @@ impl Failure {
         self.class == Class::Failed && !self.partly
     }
 
+    /// True where there is no backup at a place.
+    pub fn is_nothing(&self) -> bool {
+        self.class == Class::Nothing
+    }
+
     /// True where stored bytes are not what was written, or two histories meet.
     pub fn is_damage(&self) -> bool {
         self.class == Class::Damaged

@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         Command::Key(args) => commands::key::run(&args, &output),
         Command::Destination(args) => commands::destination::run(&args, &output),
         Command::Export(args) => commands::export::run(&args, &output),
+        Command::Follow(args) => commands::follow::run(&args, &output),
+        Command::Promote(args) => commands::promote::run(&args, &output),
         Command::Drill(args) => commands::drill::run(&args, &output),
         Command::Check(args) => commands::check::run(&args, &output),
         Command::Secret(args) => commands::secret::run(&args, &output),

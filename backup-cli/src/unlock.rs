@@ -92,6 +92,17 @@ impl Means {
         Ok(None)
     }
 
+    /// The same where nobody is to be asked: a secret that needs a passphrase is passed over, unless it is in a file.
+    pub fn at_hand(node: &LightningDir, args: &UnlockArgs) -> Option<Self> {
+        if node.key_file().exists() {
+            return Some(Self::KeyFile(node.key_file()));
+        }
+        let secret = node.hsm_secret();
+        let locked = HsmSecretFile::read(&secret).ok()?.needs_passphrase();
+        let asks = locked && args.secret_passphrase_file.is_none();
+        if asks { None } else { Self::hsm_secret(&secret, args).ok() }
+    }
+
     /// An `hsm_secret`, whose passphrase is asked for where it has one.
     pub fn hsm_secret(path: &Path, args: &UnlockArgs) -> Result<Self> {
         let secret = node_secret(path, args.secret_passphrase_file.as_deref())?;

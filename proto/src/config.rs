@@ -24,6 +24,8 @@ use crate::version::FORMAT_VERSION;
 
 /// Name of the folder that the shadow is kept in.
 pub const SHADOW_FOLDER: &str = "backup.shadow";
+/// Name of the folder that a standby is kept in.
+pub const STANDBY_FOLDER: &str = "backup.standby";
 /// Name of the lock file in the network directory.
 pub const LOCK_FILE: &str = "backup.lock";
 /// Name of the file with the credentials of the destinations, beside it: one `NAME=VALUE` a line.

@@ -5,27 +5,24 @@ use std::time::Instant;
 
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
-use lockstep_proto::companion::FileSet;
-use lockstep_proto::config::{Files, LockFile};
-use lockstep_proto::fence::{self, Claimant};
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
-use lockstep_proto::writer::{RestoredState, Writer};
+use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
-use super::restoring::{Dest, make_startable, private_folder, publish, write_database};
-use super::{last_writer, now};
-use crate::PROGRAM;
+use super::restoring::{Dest, Succession, note, private_folder, publish, write_database};
+use super::{last_writer, now, recovery};
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
-use crate::unlock;
+use crate::unlock::{self, Means};
 
 #[derive(Serialize)]
 struct PlanReport {
@@ -62,19 +59,38 @@ struct Report {
     seconds: f64,
 }
 
-/// Restores. The database gets its name as the last step.
+/// Restores, or says what can be done.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
-    let began = Instant::now();
     let dest = Dest::find(&args.dest)?;
+    let chosen = Means::chosen(&args.unlock)?;
+    if args.plan {
+        let report = recovery::look(args, &dest, chosen.as_ref(), output)?;
+        output.result(&report, || report.text());
+        return Ok(());
+    }
     dest.refuse_existing("restore")?;
-    let url = destination(&args.url, dest.node.as_ref().map(LightningDir::path))?;
-    let store = open_store(&url)?;
-    let (keys, opened) = unlock::open(&*store, &args.unlock, dest.node.as_ref())?;
-    let target = target(args);
-    let directory = LockFile::new_directory()?;
+    let restored = restore(args, &dest, chosen.as_ref(), output);
+    restored.inspect_err(|failure| {
+        // There is no log, or none that leads to the newest state: that is not the end.
+        if failure.is_damage() || failure.is_nothing() {
+            let report = recovery::look(args, &dest, chosen.as_ref(), output);
+            let _ = report.map(|report| output.note(&report.text()));
+        }
+    })
+}
+
+/// The database gets its name as the last step.
+fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Output) -> Result<()> {
+    let began = Instant::now();
     let at = dest.node.as_ref().map(LightningDir::path);
+    let url = destination(args.url.as_deref().unwrap_or_default(), at)?;
+    let store = open_store(&url)?;
+    let (keys, opened) = match chosen {
+        Some(means) => means.open(&*store)?,
+        None => unlock::open(&*store, &args.unlock, dest.node.as_ref())?,
+    };
+    let target = target(args);
     let sources = Sources::look((url, store), &args.also, &keys, args.accept_stale, at, output)?;
-    let lock = sources.lock(&keys, directory.clone());
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
     refuse_rolled_back(args, &*store, &keys, at, &plan, output)?;
@@ -92,50 +108,42 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     if !args.take_over {
         alive?;
     }
+    if !args.no_claim {
+        // Nobody goes on with a log whose end is damaged: before anybody is shut out.
+        LogEnd::read(&*store, &keys)?;
+    }
     if let Some(node) = &dest.node {
         private_folder(node.path())?;
     }
-    let claimant = Claimant::this_process(PROGRAM, "restore", &directory, now())?;
-    let (store, plan, epoch) = match args.no_claim {
-        true => (store, plan, None),
-        false => {
-            let store = sources.writable(&keys, &lock)?;
-            let epoch = fence::claim(&*store, &keys, &claimant)?;
-            // Whatever the writer before acknowledged until now is in this one.
+    let succession = match args.no_claim {
+        true => None,
+        false => Some(Succession::claim(sources, &keys, "restore")?),
+    };
+    let (store, plan) = match &succession {
+        None => (store, plan),
+        Some(succession) => {
+            let store = succession.store().clone();
             let plan = Plan::to(&*store, &keys, target)?;
-            (store, plan, Some(epoch))
+            (store, plan)
         }
     };
+    let epoch = succession.as_ref().map(Succession::epoch);
     let restored = write_database(&*store, &keys, &plan, &dest.temporary(), output)
         .map_err(|failure| failure.doing("restore"))?;
     let mut files = Vec::new();
-    if let (Some(node), Some(claimed)) = (&dest.node, epoch) {
-        // The log is this directory's from here on; its database only gets its name after that.
-        let (store, keys) = (store.clone(), keys.clone());
-        let set = companion_files(&*store, &keys, output);
-        let mut lock = lock;
-        if let Some(FileSet { include, include_secret, .. }) = set.clone() {
-            lock.files = Files { include, include_secret, ..lock.files };
-        }
-        make_startable(node, lock, &keys, &opened)?;
-        files = set.map(|set| set.put_back(node.path())).transpose()?.unwrap_or_default();
-        sources.bring_up(&keys, output)?;
-        let claimant = claimant.renewed(now())?;
-        if target == Target::Newest {
-            let state = RestoredState {
-                position: restored.position,
-                data_version: restored.data_version,
-                claimed,
-            };
-            Writer::take_over(store, keys, claimant, &state, now())?.close(now());
-        } else {
-            roll_back(Writer::roll_back(store, keys, claimant)?, &dest)?;
-        }
+    if let (Some(node), Some(succession)) = (&dest.node, succession) {
+        files = match target {
+            Target::Newest => succession.take_over(node, &opened, &restored, output)?,
+            _ => {
+                let (writer, files) = succession.roll_back(node, &opened, output)?;
+                roll_back(writer, dest)?;
+                files
+            }
+        };
     }
     publish(&dest.temporary(), &dest.database)?;
     if let (Some(node), Some(_)) = (&dest.node, epoch) {
-        let (seq, version) = (restored.position.seq, restored.data_version);
-        Witness::new(keys.store(), seq, version, now()).write(node.path())?;
+        note(node, &keys, &restored)?;
     }
     let report = Report {
         database: dest.database.clone(),
@@ -153,7 +161,7 @@ pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
         files,
         seconds: began.elapsed().as_secs_f64(),
     };
-    output.result(&report, || text(&report, &restored, &dest));
+    output.result(&report, || text(&report, &restored, dest));
     Ok(())
 }
 
@@ -263,14 +271,6 @@ fn roll_back(mut writer: Writer, dest: &Dest) -> Result<()> {
     capture.begin(&mut writer, StartReason::Rollback, now(), &mut |_, _| {})?;
     writer.close(now());
     Ok(())
-}
-
-/// What is kept beside the database. A restore does without where that cannot be read.
-fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option<FileSet> {
-    FileSet::newest(store, keys).unwrap_or_else(|error| {
-        output.note(&format!("warning: no companion files are put back: {error}"));
-        None
-    })
 }
 
 /// A destination can show an older state that is whole. Who knows better is asked: the person, and the directory.

@@ -4,17 +4,24 @@
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lockstep_node::{LightningDir, write_hsm_secret};
-use lockstep_proto::config::{LockFile, write_key_file};
+use lockstep_proto::companion::FileSet;
+use lockstep_proto::config::{Files, LockFile, write_key_file};
 use lockstep_proto::error::Error;
+use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::restore::{self, Plan, Progress, Restored};
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::store::Store;
+use lockstep_proto::witness::Witness;
+use lockstep_proto::writer::{RestoredState, Writer};
 
-use super::refuse_running;
+use super::{now, refuse_running};
+use crate::PROGRAM;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
+use crate::sources::Sources;
 use crate::unlock::Opened;
 
 /// Where the database goes.
@@ -140,8 +147,98 @@ fn write_once(
     restored
 }
 
+/// The log goes over to another directory: claimed first, so that whoever wrote it is stopped before its next commit.
+pub struct Succession {
+    sources: Sources,
+    lock: LockFile,
+    keys: KeyRing,
+    claimant: Claimant,
+    epoch: u32,
+    store: Arc<dyn Store>,
+}
+
+impl Succession {
+    /// Claims the next epoch at all places that answer.
+    pub fn claim(sources: Sources, keys: &KeyRing, purpose: &str) -> Result<Self> {
+        let directory = LockFile::new_directory()?;
+        let lock = sources.lock(keys, directory.clone());
+        let claimant = Claimant::this_process(PROGRAM, purpose, &directory, now())?;
+        let store = sources.writable(keys, &lock)?;
+        let epoch = fence::claim(&*store, keys, &claimant)?;
+        Ok(Self { sources, lock, keys: keys.clone(), claimant, epoch, store })
+    }
+
+    /// The log. Whatever the writer before acknowledged is in what is read of it from here on.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The epoch that was claimed.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Makes the log the directory's own, at what was restored of it, and gives the companion files that were put
+    /// back. The database only gets its name after that.
+    pub fn take_over(
+        self,
+        node: &LightningDir,
+        opened: &Opened,
+        restored: &Restored,
+        output: &Output,
+    ) -> Result<Vec<String>> {
+        let claimed = self.epoch;
+        let (store, keys, claimant, files) = self.prepare(node, opened, output)?;
+        let Restored { position, data_version, .. } = *restored;
+        let state = RestoredState { position, data_version, claimed };
+        Writer::take_over(store, keys, claimant, &state, now())?.close(now());
+        Ok(files)
+    }
+
+    /// The same for an older state, with which the caller begins a generation.
+    pub fn roll_back(
+        self,
+        node: &LightningDir,
+        opened: &Opened,
+        output: &Output,
+    ) -> Result<(Writer, Vec<String>)> {
+        let (store, keys, claimant, files) = self.prepare(node, opened, output)?;
+        Ok((Writer::roll_back(store, keys, claimant)?, files))
+    }
+
+    fn prepare(
+        mut self,
+        node: &LightningDir,
+        opened: &Opened,
+        output: &Output,
+    ) -> Result<(Arc<dyn Store>, KeyRing, Claimant, Vec<String>)> {
+        let set = companion_files(&*self.store, &self.keys, output);
+        if let Some(FileSet { include, include_secret, .. }) = set.clone() {
+            self.lock.files = Files { include, include_secret, ..self.lock.files };
+        }
+        make_startable(node, self.lock, &self.keys, opened)?;
+        let files = set.map(|set| set.put_back(node.path())).transpose()?.unwrap_or_default();
+        self.sources.bring_up(&self.keys, output)?;
+        Ok((self.store, self.keys, self.claimant.renewed(now())?, files))
+    }
+}
+
+/// What is kept beside the database. A restore does without where that cannot be read.
+fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option<FileSet> {
+    FileSet::newest(store, keys).unwrap_or_else(|error| {
+        output.note(&format!("warning: no companion files are put back: {error}"));
+        None
+    })
+}
+
+/// Notes in the directory how far its log had come: the last step of a restore.
+pub fn note(node: &LightningDir, keys: &KeyRing, restored: &Restored) -> Result<()> {
+    let (seq, version) = (restored.position.seq, restored.data_version);
+    Ok(Witness::new(keys.store(), seq, version, now()).write(node.path())?)
+}
+
 /// What the plugin needs in the directory, and the node's secret where that opened the backup.
-pub fn make_startable(
+fn make_startable(
     node: &LightningDir,
     lock: LockFile,
     keys: &KeyRing,

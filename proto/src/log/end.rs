@@ -3,8 +3,8 @@
 use super::{LoadedSegment, Position, SegmentEntry, all_segments, decode_record};
 use crate::error::{Error, Result};
 use crate::layout::SegmentName;
-use crate::record::{CloseReason, Destinations, Head, Record, TimeMs};
-use crate::seal::{KeyRing, Tail};
+use crate::record::{CloseReason, Destinations, Head, Open, Record, TimeMs};
+use crate::seal::{Chain, KeyRing, Tail};
 use crate::session::Session;
 use crate::store::Store;
 use crate::version::DataVersion;
@@ -59,6 +59,28 @@ impl LogEnd {
         Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
     }
 
+    /// The newest record before whatever is damaged at the log's end; `None` where nothing is intact. No writer may go
+    /// on there: it is for a restore of an older state.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn read_intact(
+        store: &dyn Store,
+        keys: &KeyRing,
+        all: &[SegmentEntry],
+    ) -> Result<Option<Self>> {
+        for entry in all.iter().rev() {
+            let segment = match LoadedSegment::load(store, keys, entry.name) {
+                Err(Error::Damaged { .. }) | Ok(None) => continue,
+                segment => segment?,
+            };
+            if let Some(end) = segment.and_then(|segment| Self::of_beginning(&segment, keys)) {
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
+    }
+
     /// Epoch and seq of the newest record: of two ends of one log the later one has the higher.
     pub fn age(&self) -> (u32, u64) {
         (self.epoch, self.position.seq)
@@ -103,40 +125,35 @@ impl LogEnd {
 
     /// `None` where the segment's writer died before its open record was durable.
     fn of_segment(segment: &LoadedSegment, keys: &KeyRing) -> Result<Option<Self>> {
-        let mut records = segment.records(keys)?;
-        let mut plain = Vec::new();
-        let (mut end, mut closed) = (None, false);
-        while let Some(seq) = records.next(&mut plain)? {
-            let record = decode_record(segment.name, seq, &plain)?;
-            let (mut session, mut time, open) = match (end.take(), &record) {
-                (None, Record::Open(open)) => (Session::new(open.head), open.time, open.clone()),
-                (None, _) => {
-                    let place = format!("record seq {seq} in '{}'", segment.name);
-                    return Err(Error::damaged(place, "a segment begins with an open record"));
-                }
-                (Some((session, time, open, _)), _) => (session, time, open),
-            };
-            closed = false;
-            match &record {
-                Record::Open(_) => {}
-                Record::Batch(batch) => {
-                    session.appended(batch.data_version, batch.transaction, seq);
-                    time = time.saturating_add(batch.elapsed_ms);
-                }
-                Record::Rewind(rewind) => {
-                    session.rewound();
-                    time = time.max(rewind.time);
-                }
-                Record::Close(close) => {
-                    (time, closed) = (close.time, close.reason == CloseReason::Shutdown);
-                }
-            }
-            end = Some((session, time, open, seq));
-        }
-        debug_assert_ne!(records.tail(), Tail::Damaged);
-        let name = segment.name;
-        Ok(end.map(|(session, time, open, seq)| Self {
-            position: Position { generation: name.generation, seq, chain: records.chain() },
+        let mut reached = None;
+        walk(segment, keys, &mut reached)?;
+        Ok(reached.map(|reached| reached.end(segment.name)))
+    }
+
+    /// Of a segment that is damaged somewhere: as far as it goes.
+    fn of_beginning(segment: &LoadedSegment, keys: &KeyRing) -> Option<Self> {
+        let mut reached = None;
+        // What is wrong there is said by whoever reads on.
+        let _ = walk(segment, keys, &mut reached);
+        reached.map(|reached: Reached| reached.end(segment.name))
+    }
+}
+
+/// What is known after a record.
+struct Reached {
+    session: Session,
+    time: TimeMs,
+    open: Box<Open>,
+    seq: u64,
+    chain: Chain,
+    closed: bool,
+}
+
+impl Reached {
+    fn end(self, name: SegmentName) -> LogEnd {
+        let Self { session, time, open, seq, chain, closed } = self;
+        LogEnd {
+            position: Position { generation: name.generation, seq, chain },
             head: session.newest(),
             time,
             epoch: name.epoch,
@@ -145,6 +162,42 @@ impl LogEnd {
             host: open.host,
             destinations: open.destinations,
             closed,
-        }))
+        }
     }
+}
+
+/// Reads a segment record by record; `reached` is the newest one.
+fn walk(segment: &LoadedSegment, keys: &KeyRing, reached: &mut Option<Reached>) -> Result<()> {
+    let mut records = segment.records(keys)?;
+    let mut plain = Vec::new();
+    while let Some(seq) = records.next(&mut plain)? {
+        let chain = records.chain();
+        let record = decode_record(segment.name, seq, &plain)?;
+        let Some(now) = reached else {
+            let Record::Open(open) = record else {
+                let place = format!("record seq {seq} in '{}'", segment.name);
+                return Err(Error::damaged(place, "a segment begins with an open record"));
+            };
+            let (session, time) = (Session::new(open.head), open.time);
+            *reached = Some(Reached { session, time, open, seq, chain, closed: false });
+            continue;
+        };
+        (now.seq, now.chain, now.closed) = (seq, chain, false);
+        match &record {
+            Record::Open(_) => {}
+            Record::Batch(batch) => {
+                now.session.appended(batch.data_version, batch.transaction, seq);
+                now.time = now.time.saturating_add(batch.elapsed_ms);
+            }
+            Record::Rewind(rewind) => {
+                now.session.rewound();
+                now.time = now.time.max(rewind.time);
+            }
+            Record::Close(close) => {
+                (now.time, now.closed) = (close.time, close.reason == CloseReason::Shutdown);
+            }
+        }
+    }
+    debug_assert_ne!(records.tail(), Tail::Damaged);
+    Ok(())
 }

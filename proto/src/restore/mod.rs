@@ -5,6 +5,7 @@ mod clock;
 mod pages;
 mod plan;
 pub mod replay;
+pub mod salvage;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -189,8 +190,14 @@ fn read_log(
     });
     let after = plan.after().map(After::from);
     let read = LogReader::new(store, keys).read_from(after, &plan.segments, &mut committed);
-    let read = read.and_then(|read| committed.finish().map(|()| read));
+    // What is held back lies before the damage: it is intact, though nothing behind it decides about it.
+    let damaged = matches!(read, Err(Error::Damaged { .. }));
+    let finished = if damaged || read.is_ok() { committed.finish() } else { Ok(()) };
+    let read = read.and_then(|read| finished.map(|()| read));
     let voided = committed.voided;
+    if damaged && reached.is_none() && plan.target.is_at(last) {
+        reached = Some(last);
+    }
     let position = match reached {
         Some(last) => last.map(|Mark { seq, chain }| Position { generation, seq, chain }),
         None => read?,
@@ -209,7 +216,7 @@ fn stopped() -> Error {
 }
 
 /// Proves a restored database: SQLite's own checks, and that it says itself which version it is.
-fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
+pub(crate) fn check(db: &Connection, data_version: Option<DataVersion>) -> Result<u64> {
     let place = "restored database";
     let failed = |error: rusqlite::Error| sqlite_error(place.into(), &error);
     replay::check_integrity(db, place)?;

@@ -33,6 +33,11 @@ impl Target {
         }
     }
 
+    /// True where exactly this record is wanted, and nothing behind it.
+    pub(super) fn is_at(&self, last: Option<Mark>) -> bool {
+        matches!((self, last), (Self::Seq(wanted), Some(last)) if last.seq == *wanted)
+    }
+
     /// Refuses a state that the log never came by.
     /// `stopped` is true where a batch behind it was found.
     pub(super) fn expect_reached(
@@ -206,7 +211,13 @@ impl LookUp<'_> {
     fn plan(&self) -> Result<Plan> {
         // Once: the parts of a bucket may be a million.
         let all = log::all_segments(self.store)?;
-        let end = LogEnd::read_listed(self.store, self.keys, &all)?;
+        let end = match LogEnd::read_listed(self.store, self.keys, &all) {
+            // An older state may be intact where the newest is not.
+            Err(error @ Error::Damaged { .. }) if self.target != Target::Newest => {
+                LogEnd::read_intact(self.store, self.keys, &all)?.ok_or(error)?
+            }
+            end => end?,
+        };
         let newest = end.position.generation;
         if self.target == Target::Newest {
             return self.within(self.history(newest, &all)?, end);

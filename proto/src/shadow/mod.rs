@@ -9,6 +9,7 @@
 
 mod proof;
 pub mod room;
+mod standby;
 mod state;
 mod wal;
 
@@ -117,14 +118,20 @@ impl<'s> Shadow<'s> {
         folder: &Path,
         synced: &mut (dyn FnMut(Duration) + Send),
     ) -> Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(Error::file("make", folder))?;
-        let lock = lock(folder)?;
-        let plan = Plan::newest(store, keys)?;
+        let (lock, plan) = begin(store, keys, folder)?;
         Hold::refuse_snapshot(store, plan.generation)?;
+        Self::resume(store, keys, folder, lock, &plan, synced)
+    }
+
+    /// What is there, if it is of use, or else a new one.
+    fn resume(
+        store: &'s dyn Store,
+        keys: &'s KeyRing,
+        folder: &Path,
+        lock: File,
+        plan: &Plan,
+        synced: &mut (dyn FnMut(Duration) + Send),
+    ) -> Result<Self> {
         let path = folder.join(DATABASE);
         let state = State::read(&folder.join(STATE)).filter(|state| {
             (state.head.store_id, state.head.generation) == (keys.store(), plan.generation)
@@ -136,7 +143,7 @@ impl<'s> Shadow<'s> {
         let kept = kept.filter(|(.., after)| first.is_none_or(|first| first <= after.seq + 1));
         let (db, guard, state, after) = match kept {
             Some(kept) => kept,
-            None => make_around_damage(store, keys, &path, &plan, synced)?,
+            None => make_around_damage(store, keys, &path, plan, synced)?,
         };
         Ok(Self { store, keys, path, db, guard, state, after, newest: None, _lock: lock })
     }
@@ -323,6 +330,16 @@ pub fn may_be_wrong(error: &Error) -> bool {
     matches!(error, Error::Database { .. } | Error::Damaged { .. } | Error::Differs { .. })
 }
 
+/// Makes the folder this process's own, and looks up what a shadow in it would be made from.
+fn begin(store: &dyn Store, keys: &KeyRing, folder: &Path) -> Result<(File, Plan)> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(Error::file("make", folder))?;
+    Ok((lock(folder)?, Plan::newest(store, keys)?))
+}
+
 type Opened = (Connection, Guard, State, After);
 
 /// `None` where the shadow is of no use.
@@ -465,7 +482,7 @@ fn lock(folder: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Refused {
-            what: format!("another process is compacting in '{}'", folder.display()),
+            what: format!("another process uses '{}'", folder.display()),
             hint: "wait for it to end.".into(),
         }),
         Err(TryLockError::Error(error)) => Err(Error::file("lock", &path)(error)),

@@ -10,6 +10,8 @@ mod fresh;
 mod money;
 mod notifications;
 mod places;
+mod recovery;
 mod rehearsal;
 mod secret;
+mod standby;
 mod upgrade;

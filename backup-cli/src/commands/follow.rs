@@ -1,0 +1,225 @@
+//! `follow`: a copy of the node's database that is kept up to date, and cannot be started.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lockstep_node::LightningDir;
+use lockstep_proto::config::{STANDBY_FOLDER, write_key_file};
+use lockstep_proto::destination::Destination;
+use lockstep_proto::error::Error;
+use lockstep_proto::log::{LogEnd, Position};
+use lockstep_proto::seal::KeyRing;
+use lockstep_proto::shadow::{self, Shadow};
+use lockstep_proto::store::Store;
+use serde::Serialize;
+
+use super::now;
+use super::restoring::{Dest, private_folder};
+use crate::args::FollowArgs;
+use crate::failure::{Failure, Result};
+use crate::output::{Output, utc};
+use crate::place::{destination, open_store};
+use crate::unlock;
+
+/// A standby: the directory that will be a node's, and the folder in it that holds the copy.
+pub struct Standby {
+    /// Where its database will be.
+    pub dest: Dest,
+    /// The directory.
+    pub node: LightningDir,
+    /// The copy.
+    pub folder: PathBuf,
+}
+
+impl Standby {
+    /// In a directory where no database is.
+    pub fn at(dir: &Path, what: &str) -> Result<Self> {
+        let dir = std::path::absolute(dir).map_err(Failure::file("find", dir))?;
+        let node = LightningDir::new(&dir);
+        let dest = Dest { database: node.wallet().to_owned(), node: Some(node.clone()) };
+        dest.refuse_existing(what)?;
+        Ok(Self { dest, folder: dir.join(STANDBY_FOLDER), node })
+    }
+
+    /// Keeps every other `follow` and `promote` out of the directory, which must be there.
+    pub fn lock(&self) -> Result<File> {
+        let dir = self.node.path();
+        let file = File::open(dir).map_err(Failure::file("open", dir))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Failure::new(
+                format!("another 'follow' or 'promote' works in '{}'", dir.display()),
+                "end it first; nobody was shut out, and nothing was changed.",
+            )),
+            Err(TryLockError::Error(error)) => Err(Failure::file("lock", dir)(error)),
+        }
+    }
+
+    /// Refuses where the directory is a node's by now: it was promoted, or restored into.
+    fn refuse_node(&self) -> Result<()> {
+        self.dest.refuse_existing("follow")?;
+        let lock = self.node.lock_file();
+        if lock.exists() {
+            return Err(Failure::new(
+                format!(
+                    "failed to follow: '{}' exists: a node's backup is written from here",
+                    lock.display()
+                ),
+                "nothing was changed; a standby needs a directory of its own, on another machine than the node's.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The newest record may not be acknowledged yet, and the transaction before it not be committed: they are replayed
+/// once more has come, or by `promote`.
+const UNDECIDED: u32 = 2;
+
+/// How far it is.
+#[derive(Serialize)]
+pub struct Report {
+    /// Of this line.
+    time: u64,
+    generation: u32,
+    /// The newest batch in the copy.
+    seq: u64,
+    data_version: Option<u32>,
+    /// The newest record of the log, …
+    head_seq: u64,
+    /// … lightningd's version there, …
+    head_data_version: Option<u32>,
+    /// … and when it was written.
+    head_time: u64,
+    /// Transactions that the copy lacks: up to [`UNDECIDED`] while the node runs.
+    behind: u32,
+    /// Replayed since the last line.
+    batches: u64,
+}
+
+/// Follows.
+pub fn run(args: &FollowArgs, output: &Output) -> Result<()> {
+    let standby = Standby::at(&args.dir, "follow")?;
+    standby.refuse_node()?;
+    let directory = standby.node.path();
+    let url = destination(&args.url, Some(directory))?;
+    let store = open_store(&url)?;
+    let (keys, _) = unlock::open(&*store, &args.unlock, Some(&standby.node))?;
+    private_folder(directory)?;
+    let _lock = standby.lock()?;
+    if !standby.node.key_file().exists() {
+        write_key_file(&standby.node.key_file(), &keys)?;
+    }
+    if args.once {
+        let (report, _) = catch_up(&*store, &keys, &standby.folder, output)?;
+        output.result(&report, || text(&report));
+        return Ok(());
+    }
+    follow(&url, &keys, &standby, Duration::from_secs(args.interval), output)
+}
+
+/// Until somebody ends it, or the directory is a node's. What fails is said once, and tried again.
+fn follow(
+    url: &Destination,
+    keys: &KeyRing,
+    standby: &Standby,
+    interval: Duration,
+    output: &Output,
+) -> Result<()> {
+    let mut store = None;
+    let mut reached: Option<Position> = None;
+    let mut said = String::new();
+    loop {
+        let round = (|| -> Result<()> {
+            let store = match &store {
+                Some(store) => store,
+                None => store.insert(open_store(url)?),
+            };
+            if reached.is_some() && reached == Some(LogEnd::read(&**store, keys)?.position) {
+                return Ok(());
+            }
+            let (report, position) = catch_up(&**store, keys, &standby.folder, output)?;
+            reached = Some(position);
+            output.result(&report, || text(&report));
+            Ok(())
+        })();
+        if let Destination::Folder(_) = url {
+            // What is mounted there may be another file system by the next time.
+            store = None;
+        }
+        match round {
+            Ok(()) => said.clear(),
+            Err(failure) => {
+                (store, reached) = (None, None);
+                if said != failure.message() {
+                    output.failure(&failure);
+                    said = failure.message().to_owned();
+                }
+            }
+        }
+        std::thread::sleep(interval);
+        standby.refuse_node()?;
+    }
+}
+
+/// Replays what was acknowledged since, from wherever the copy is; one that is of no use any more is made anew.
+pub fn catch_up(
+    store: &dyn Store,
+    keys: &KeyRing,
+    folder: &Path,
+    output: &Output,
+) -> Result<(Report, Position)> {
+    let end = LogEnd::read(store, keys)?;
+    let bar = output.counter("batches replayed:");
+    let once = || -> std::result::Result<_, Error> {
+        let mut shadow = Shadow::follow(store, keys, folder)?;
+        let done = shadow.catch_up(&mut |batches| bar.set_position(batches))?;
+        Ok((shadow.generation(), shadow.seq(), shadow.data_version()?, done.batches))
+    };
+    let done = match once() {
+        Err(error) if shadow::may_be_wrong(&error) => {
+            output.note(&format!("warning: {error}; making the copy anew"));
+            shadow::remove(folder).and_then(|()| once())
+        }
+        done => done,
+    };
+    bar.finish_and_clear();
+    let (generation, seq, data_version, batches) = done?;
+    let head = end.head.data_version;
+    let behind = match (head, data_version) {
+        (Some(head), Some(own)) => u32::try_from(head.ahead_of(own)).unwrap_or(0),
+        (Some(head), None) => head.0,
+        (None, _) => 0,
+    };
+    let report = Report {
+        time: now(),
+        generation,
+        seq,
+        data_version: data_version.map(|version| version.0),
+        head_seq: end.position.seq,
+        head_data_version: head.map(|version| version.0),
+        head_time: end.time,
+        behind,
+        batches,
+    };
+    Ok((report, end.position))
+}
+
+fn text(report: &Report) -> String {
+    let version = report.data_version.map_or("none".into(), |version| version.to_string());
+    let behind = match report.behind {
+        0 => "everything is here".to_owned(),
+        1..=UNDECIDED => {
+            "but for the newest, which are not decided yet, everything is here".to_owned()
+        }
+        behind => format!("{behind} transactions behind"),
+    };
+    format!(
+        "{}: data_version {version}, generation {}, seq {}: {behind}; the newest record is of {}",
+        utc(report.time),
+        report.generation,
+        report.seq,
+        utc(report.head_time)
+    )
+}

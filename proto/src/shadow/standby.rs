@@ -1,0 +1,127 @@
+//! A shadow that stands by: it publishes nothing, and becomes the node's database when the node is no more.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{Shadow, begin, checkpoint, place, state_of};
+use crate::capture::version_of;
+use crate::error::{Error, Result};
+use crate::log::{self, LogReader};
+use crate::restore::batches::{Committed, CommittedBatch};
+use crate::restore::replay::{Replay, sqlite_error};
+use crate::restore::{self, Restored};
+use crate::seal::KeyRing;
+use crate::snapshot::HeaderFields;
+use crate::store::Store;
+use crate::version::DataVersion;
+
+/// Where the fields of [`HeaderFields::journal`] are in a database file.
+const JOURNAL_OFFSET: u64 = 18;
+
+impl<'s> Shadow<'s> {
+    /// As [`open`](Self::open), for one that will not publish: also of a history on which there is a hold.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn follow(store: &'s dyn Store, keys: &'s KeyRing, folder: &Path) -> Result<Self> {
+        let (lock, plan) = begin(store, keys, folder)?;
+        Self::resume(store, keys, folder, lock, &plan, &mut |_| {})
+    }
+
+    /// lightningd's version of what it holds; `None` before there is one.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    pub fn data_version(&self) -> Result<Option<DataVersion>> {
+        version_of(&self.db).map_err(|error| sqlite_error(place(&self.path), &error))
+    }
+
+    /// Ends it: replays all that the log holds, as a restore does, the newest batch included; proves the database; and
+    /// moves it to `path`, a new name on the same file system, durable, with the header that the node's own has. Only
+    /// for the one who has claimed the log. `progress` is told the batches.
+    ///
+    /// From its first step on it is no shadow any more: whoever opens it after a failure makes it anew.
+    ///
+    /// # Errors
+    /// Where the log cannot be read, or the database fails a check, or the disk.
+    pub fn into_database(mut self, path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Restored> {
+        checkpoint(&self.db, &self.path, &mut self.state)?;
+        let state = state_of(&self.path);
+        std::fs::remove_file(&state).map_err(Error::file("remove", &state))?;
+        sync_folder_of(&state)?;
+        let restored = self.replay_all(progress)?;
+        let Self { path: own, db, state, _lock: lock, .. } = self;
+        leave_wal(&db, &state.head.fields).map_err(|error| sqlite_error(place(&own), &error))?;
+        db.close().map_err(|(_, error)| sqlite_error(place(&own), &error))?;
+        let options = OpenOptions::new().read(true).write(true).open(&own);
+        let file = options.map_err(Error::file("open", &own))?;
+        // In a journal mode of its own: where that is WAL, closing leaves the file so.
+        file.write_all_at(&state.head.fields.journal, JOURNAL_OFFSET)
+            .and_then(|()| file.sync_all())
+            .map_err(Error::file("write", &own))?;
+        std::fs::rename(&own, path).map_err(Error::file("move", &own))?;
+        sync_folder_of(path)?;
+        drop(lock);
+        Ok(restored)
+    }
+
+    /// What is there, to its end; then SQLite's checks.
+    fn replay_all(&mut self, progress: &mut dyn FnMut(u64)) -> Result<Restored> {
+        let Self { store, keys, db, guard, state, after, .. } = self;
+        let segments = log::segments(*store, state.head.generation)?;
+        guard.replayed();
+        let mut replay = Replay::new(db, guard);
+        let mut time = state.head.time;
+        let mut committed = Committed::going_on(after.seq, |batch: CommittedBatch| {
+            if batch.at.seq >= after.seq {
+                time = batch.time;
+            }
+            if batch.at.seq > after.seq {
+                replay.apply(&batch)?;
+                progress(replay.batches);
+            }
+            Ok(())
+        });
+        let from = after.first_segment(&segments);
+        let reader = LogReader::new(*store, keys);
+        let position = reader.read_from(Some(*after), &segments[from..], &mut committed)?;
+        committed.finish()?;
+        let voided = committed.voided;
+        replay.finish()?;
+        let (batches, statements, version) =
+            (replay.batches, replay.statements, replay.data_version);
+        drop(replay);
+        guard.own();
+        let foreign_key_violations = restore::check(db, version)?;
+        let data_version = self.data_version()?;
+        let nothing = || Error::Nothing {
+            store: self.store.label().into(),
+            what: "the log has no record".into(),
+        };
+        Ok(Restored {
+            position: position.ok_or_else(nothing)?,
+            data_version,
+            time,
+            batches,
+            statements,
+            voided,
+            foreign_key_violations,
+        })
+    }
+}
+
+/// Puts the node's own values back where the shadow kept its position, and everything into the one file.
+fn leave_wal(db: &Connection, fields: &HeaderFields) -> rusqlite::Result<()> {
+    db.pragma_update(None, "user_version", i32::from_be_bytes(fields.user_version))?;
+    db.pragma_update(None, "application_id", i32::from_be_bytes(fields.application_id))?;
+    let mode: String = db.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))?;
+    if mode == "delete" { Ok(()) } else { Err(rusqlite::Error::InvalidQuery) }
+}
+
+fn sync_folder_of(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::file("sync", folder))
+}
