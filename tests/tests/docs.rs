@@ -105,6 +105,36 @@ fn each_command_that_the_pages_name_exists_with_its_options() {
     assert!(checked > 40, "only {checked} options were found: the search is broken");
 }
 
+#[test]
+fn each_kind_of_error_has_its_remedy() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/src/error.rs");
+    let source = fs::read_to_string(source).expect("the errors");
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md"));
+    let page = page.expect("the page");
+    let mut count = 0;
+    for text in source.split("#[error(").skip(1) {
+        let Some(text) =
+            text.trim_start().strip_prefix('"').and_then(|text| text.split('"').next())
+        else {
+            continue;
+        };
+        // What stands between two values, the longest of it.
+        let parts = text
+            .split(['{', '}'])
+            .step_by(2)
+            .flat_map(|part| part.split(['\'', ':', '(', ')', '\\']));
+        let longest =
+            parts.map(|part| part.trim()).max_by_key(|part| part.len()).unwrap_or_default();
+        // Those that are all values name their place; their remedy goes by that.
+        if longest.len() > 8 {
+            count += 1;
+            assert!(page.contains(longest), "docs/operations.md has no remedy for: {text}");
+        }
+    }
+    assert!(count >= 10, "only {count} kinds of errors were found: the search is broken");
+}
+
 /// The marked blocks of a page: the mark, and the commands.
 fn marked(text: &str) -> Vec<(&str, String)> {
     let mut blocks = Vec::new();

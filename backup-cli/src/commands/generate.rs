@@ -29,7 +29,7 @@ pub fn run(args: &GenerateArgs, output: &Output) -> Result<()> {
         clap_complete::generate_to(*shell, &mut command, "backup-cli", &completions)
             .map_err(Failure::file("write to", &completions))?;
     }
-    clap_mangen::generate_to(without_help(command), &man)
+    clap_mangen::generate_to(without_help(Cli::command()), &man)
         .map_err(Failure::file("write to", &man))?;
     let man_pages = std::fs::read_dir(&man).map_err(Failure::file("list", &man))?.count();
     let report = Report { folder: args.dir.clone(), completions: shells.len(), man_pages };
