@@ -127,8 +127,8 @@ impl FileSet {
     pub fn store(store: &dyn Store, at: (u32, u32), bytes: &[u8]) -> Result<()> {
         store.create(&layout::files(at.0, at.1), bytes)?;
         let all = sets(store)?;
-        let old = all.iter().rev().skip(KEPT);
-        old.map(|&(epoch, index)| Ok(store.remove(&layout::files(epoch, index))?)).collect()
+        let mut old = all.iter().rev().skip(KEPT);
+        old.try_for_each(|&(epoch, index)| Ok(store.remove(&layout::files(epoch, index))?))
     }
 
     /// Reads the set of an epoch and index.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, ValueEnum};
+use clap::{Command, CommandFactory, ValueEnum};
 use clap_complete::Shell;
 use serde::Serialize;
 
@@ -29,11 +29,17 @@ pub fn run(args: &GenerateArgs, output: &Output) -> Result<()> {
         clap_complete::generate_to(*shell, &mut command, "backup-cli", &completions)
             .map_err(Failure::file("write to", &completions))?;
     }
-    clap_mangen::generate_to(command, &man).map_err(Failure::file("write to", &man))?;
+    clap_mangen::generate_to(without_help(Cli::command()), &man)
+        .map_err(Failure::file("write to", &man))?;
     let man_pages = std::fs::read_dir(&man).map_err(Failure::file("list", &man))?.count();
     let report = Report { folder: args.dir.clone(), completions: shells.len(), man_pages };
     output.result(&report, || {
         format!("{} completions, {} man pages", report.completions, report.man_pages)
     });
     Ok(())
+}
+
+/// Without the verbs 'help', each of which would have a page for each of the others.
+fn without_help(command: Command) -> Command {
+    command.disable_help_subcommand(true).mut_subcommands(without_help)
 }
