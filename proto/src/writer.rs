@@ -385,6 +385,10 @@ impl Writer {
             Err(Error::Store(StoreError { kind: StoreErrorKind::Taken, .. })) => {
                 return Err(self.overtaken());
             }
+            // A newer writer puts the same bytes in its place.
+            Err(gone @ Error::Store(StoreError { kind: StoreErrorKind::Gone(_), .. })) => {
+                return fence::check(&*self.store, &self.keys, self.epoch).and(Err(gone));
+            }
             written => written?,
         }
         if !segment.object.is_exclusive() {

@@ -58,9 +58,9 @@ struct Prepared<'c> {
 }
 
 impl<'c> Prepared<'c> {
-    /// When it takes more than this it begins anew: a thousand statements of lightningd's, of which a recorded node made
+    /// When it takes more than this it begins anew: five hundred statements of lightningd's, of which a recorded node made
     /// 154. Where columns are added all the time there are ever more.
-    const BYTES_MAX: usize = 12 << 20;
+    const BYTES_MAX: usize = 6 << 20;
 
     /// The statement of a shape; `None` where it must be executed as text.
     fn get(&mut self, db: &'c Connection, shape: &Arc<Shape>) -> Option<&mut Statement<'c>> {

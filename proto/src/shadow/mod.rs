@@ -452,7 +452,7 @@ fn open_database(path: &Path) -> Result<(Connection, Guard)> {
 
 /// A power cut costs the newest commits, and nothing else.
 const SETTINGS: &str = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; \
-     PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -8192; \
+     PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096; \
      PRAGMA foreign_keys = ON;";
 
 /// Moves what the write-ahead log holds to the database file, once the state says which pages that is.
