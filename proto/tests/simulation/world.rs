@@ -64,7 +64,7 @@ pub enum Action {
 }
 
 /// How often what was done.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     pub actions: u64,
     pub acknowledged: u64,
