@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use bucket::SimBucket;
 use disk::{Lost, SimDisk};
 use fastrand::Rng;
-use faults::{Fault, Kind, Plan, Process};
-use lockstep_proto::store::Store;
+use faults::{Errno, Fault, Kind, Plan, Process};
+use lockstep_proto::store::{Fencing, Store};
 use world::{Action, Place, Tally, World};
 
 /// Actions in the life of one log.
@@ -44,6 +44,21 @@ fn live(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
     }
     world.end();
     world.tally
+}
+
+/// A request is lost while a writer finds out what the place promises. It must not take it for one that promises less: the
+/// writer before it would not be shut out.
+#[test]
+fn a_lost_request_makes_no_place_advisory() {
+    let steps = Arc::new(AtomicU64::new(0));
+    for number in 0..40 {
+        for fault in [Fault::Before(Errno::Io), Fault::Short(Errno::Io), Fault::After(Errno::Io)] {
+            let bucket = SimBucket::default();
+            let process = Process::new(Plan::At { number, fault, lasting: false }, &steps);
+            let found = bucket.store("sim", &process).fencing();
+            assert!(!matches!(found, Ok(Fencing::Advisory)), "request {number}, {fault:?}");
+        }
+    }
 }
 
 #[test]
