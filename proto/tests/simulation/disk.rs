@@ -198,23 +198,6 @@ impl SimDisk {
         copy.cut_power(lost);
         copy
     }
-
-    /// Flips a bit of a file.
-    pub fn rot(&self, path: &str, bit: usize) {
-        let mut state = lock(&self.0);
-        let mut at = ROOT;
-        for part in path.split('/') {
-            let Inode::Folder(names) = &state.inodes[at] else {
-                panic!("'{path}' is in no folder")
-            };
-            at = names.cached[part];
-        }
-        let Inode::File(file) = &mut state.inodes[at] else { panic!("'{path}' is no file") };
-        file.cached[bit / 8] ^= 1 << (bit % 8);
-        if let Some(byte) = file.durable.get_mut(bit / 8) {
-            *byte ^= 1 << (bit % 8);
-        }
-    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -184,6 +184,14 @@ impl Process {
         (inner.plan, inner.broken) = (Plan::Never, None);
     }
 
+    /// True now and then, where things go wrong at random.
+    pub fn is_lucky(&self) -> bool {
+        match &mut lock(&self.inner).plan {
+            Plan::Random { rng, .. } => rng.u8(..4) == 0,
+            Plan::Never | Plan::At { .. } => false,
+        }
+    }
+
     /// What each operation of a plan did so far.
     pub fn kinds(&self) -> Vec<Kind> {
         lock(&self.count).kinds.clone()

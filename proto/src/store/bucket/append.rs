@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use object_store::{Error, PutMode};
 
-use super::client::{Client, Result, pause};
+use super::client::{Client, Result};
 use super::merge::merge;
 use super::remote_error::explain;
 use super::runtime::{start, wait};
@@ -88,10 +88,14 @@ impl Append for PartAppend {
         let partial = Partial { name: self.segment, owned: !self.exclusive, parts };
         let client = self.client.clone();
         let (exclusive, keep_first) = (self.exclusive, self.first_of_epoch);
-        start(async move {
-            // Best effort: until then it is read in parts, and the next compaction tries again.
-            let _ = merge(&client, &partial, exclusive, keep_first).await;
-        });
+        let (at_once, name) = (client.at_once, self.segment.to_string());
+        // Best effort: until then it is read in parts, and the next compaction tries again.
+        let merged = async move { merge(&client, &partial, exclusive, keep_first).await };
+        if at_once {
+            let _ = wait(&self.client, "merge", &name, merged);
+        } else {
+            start(async move { drop(merged.await) });
+        }
         Ok(())
     }
 
@@ -129,7 +133,7 @@ async fn put(client: &Client, name: &str, bytes: Bytes, exclusive: bool) -> Resu
         if client.left(began).is_zero() {
             return Err(cause);
         }
-        tokio::time::sleep(pause(attempt).min(client.left(began))).await;
+        client.rest(attempt, client.left(began)).await;
         attempt += 1;
     }
 }

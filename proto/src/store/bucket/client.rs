@@ -39,11 +39,13 @@ pub struct Client {
     connection: Arc<Connection>,
     /// How long an append is tried again.
     pub patience: Duration,
+    /// True where nobody waits between two tries, and nothing is done beside the caller.
+    pub at_once: bool,
 }
 
 impl Client {
     pub fn new(connection: Connection, patience: Duration) -> Self {
-        Self { connection: Arc::new(connection), patience }
+        Self { connection: Arc::new(connection), patience, at_once: false }
     }
 
     /// How messages name the place.
@@ -111,7 +113,7 @@ impl Client {
                 Err(StoreErrorKind::NotFound) => {}
                 Err(error) => last = error,
             }
-            tokio::time::sleep(pause(attempt)).await;
+            self.rest(attempt, Duration::MAX).await;
         }
         Err(last)
     }
@@ -131,7 +133,7 @@ impl Client {
                 Ok(_) => {}
                 Err(error) => last = error,
             }
-            tokio::time::sleep(pause(attempt)).await;
+            self.rest(attempt, Duration::MAX).await;
         }
         Err(last)
     }
@@ -272,7 +274,7 @@ impl Client {
             if !broke_off(&error) || attempt == TRIES {
                 return Err(explain(error));
             }
-            tokio::time::sleep(pause(attempt)).await;
+            self.rest(attempt, Duration::MAX).await;
         }
         Ok(true)
     }
@@ -385,6 +387,13 @@ impl Client {
             .await
     }
 
+    /// Waits before try `attempt` + 1.
+    pub async fn rest(&self, attempt: u32, most: Duration) {
+        if !self.at_once {
+            tokio::time::sleep(pause(attempt).min(most)).await;
+        }
+    }
+
     /// How much patience is left with what `began` then.
     pub fn left(&self, began: Instant) -> Duration {
         self.patience.saturating_sub(began.elapsed())
@@ -412,7 +421,7 @@ fn join(folder: &str, name: &str) -> String {
 }
 
 /// How long to wait before try `attempt` + 1: longer each time, and not at the same moment as everybody else.
-pub(super) fn pause(attempt: u32) -> Duration {
+fn pause(attempt: u32) -> Duration {
     let full = Duration::from_millis(50 << attempt.min(6));
     let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
     full / 2 + full.mul_f64(f64::from(jitter) / 510.0)

@@ -32,10 +32,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use object_store::ObjectStore;
+use object_store::path::Path;
 use url::Url;
 
 use self::append::PartAppend;
 use self::client::Client;
+use self::connect::Connection;
 use self::runtime::wait;
 use self::upload::Upload;
 use super::parts::{Fault, Owner, Part, Partial, Parts, Tail};
@@ -64,13 +67,25 @@ impl BucketStore {
     /// # Errors
     /// Where URL or options do not make sense. Nothing is asked of the server yet.
     pub fn connect(url: &Url, options: &Options, patience: Duration) -> Result<Self, StoreError> {
-        let client = Client::new(connect::connect(url, options)?, patience);
-        Ok(Self {
+        Ok(Self::of(Client::new(connect::connect(url, options)?, patience)))
+    }
+
+    /// On any bucket; messages name it by `label`. Nobody waits between two tries, and all is done before a method
+    /// returns: for simulations.
+    pub fn on(label: String, store: Box<dyn ObjectStore>) -> Self {
+        let connection = Connection { label, store, prefix: Path::default(), flat: true };
+        let mut client = Client::new(connection, Duration::ZERO);
+        client.at_once = true;
+        Self::of(client)
+    }
+
+    fn of(client: Client) -> Self {
+        Self {
             client,
             exclusive: OnceLock::new(),
             headers: Mutex::default(),
             epoch: AtomicU64::new(0),
-        })
+        }
     }
 
     /// True where two creates of one name are known to end well for one of them only.

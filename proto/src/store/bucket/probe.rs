@@ -1,5 +1,7 @@
 //! What a place really does about two creates of one name. Many that speak S3 overwrite, whatever they are asked.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::join_all;
 use object_store::{Error, PutMode};
@@ -9,6 +11,8 @@ use super::remote_error::explain;
 use crate::hex;
 use crate::store::StoreErrorKind;
 
+/// A place that refuses so many creates, and overwrites each time, does not know them.
+const REFUSALS: u32 = 4;
 /// Creates that race for one name.
 const RACERS: u8 = 8;
 
@@ -37,19 +41,28 @@ async fn exclusive(client: &Client, folder: &str) -> Result<bool> {
     let create = |name: String, body: u8| async move {
         client.put(&name, Bytes::from(vec![body; 64]), PutMode::Create).await
     };
-    match create(name.clone(), 1).await {
-        Ok(()) => {}
-        // An answer may have been lost: the object is ours then.
-        Err(Error::AlreadyExists { .. }) => {}
-        Err(refused) => {
-            // Whether the request is not known here, or nothing works at all.
-            let plain = client.put(&name, Bytes::from(vec![1; 64]), PutMode::Overwrite).await;
-            return plain.map(|()| false).map_err(|_| explain(refused));
+    let mut refusals = 0;
+    loop {
+        match create(name.clone(), 1).await {
+            // An answer may have been lost: the object is ours then.
+            Ok(()) | Err(Error::AlreadyExists { .. }) => break,
+            Err(refused) => {
+                // Whether the request is not known here, or nothing works at all.
+                let plain = client.put(&name, Bytes::from(vec![1; 64]), PutMode::Overwrite).await;
+                plain.map_err(|_| explain(refused))?;
+            }
         }
+        // One that was lost says nothing of the place, and a writer that took it for another would fence nobody.
+        refusals += 1;
+        if refusals == REFUSALS {
+            return Ok(false);
+        }
+        client.rest(refusals, Duration::MAX).await;
     }
-    let again = create(name.clone(), 2).await;
-    if !matches!(again, Err(Error::AlreadyExists { .. })) {
-        return Ok(false);
+    match create(name.clone(), 2).await {
+        Err(Error::AlreadyExists { .. }) => {}
+        Ok(()) => return Ok(false),
+        Err(lost) => return Err(explain(lost)),
     }
     if client.read(&name).await? != vec![1; 64] {
         return Ok(false);
