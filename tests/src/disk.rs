@@ -30,10 +30,11 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
+    /// The least that is of use.
     fn mebibytes(self) -> u64 {
         match self {
             Self::Ext4 => 16,
-            // The least that its maker takes.
+            // What its maker takes.
             Self::Xfs => 300,
             Self::Tmpfs => 4,
         }
@@ -57,12 +58,21 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A new one. `None`, and a line that says so, where such disks cannot be made here.
+    /// A new one, as small as can be. `None`, and a line that says so, where such disks cannot be made here.
     pub fn make(kind: Kind, test: &str) -> Option<Self> {
+        Self::of(kind, kind.mebibytes(), test)
+    }
+
+    /// The same with more room.
+    pub fn roomy(kind: Kind, test: &str) -> Option<Self> {
+        Self::of(kind, 512, test)
+    }
+
+    fn of(kind: Kind, mebibytes: u64, test: &str) -> Option<Self> {
         let dir = TestDir::new();
         let (image, at) = (dir.path("image"), dir.make_dir("disk"));
         let file = File::create(&image).expect("an image");
-        file.set_len(kind.mebibytes() << 20).expect("its length");
+        file.set_len(mebibytes << 20).expect("its length");
         let disk = Self { kind, dir, at };
         // Without xfs_io there is no way to cut it.
         let possible = (kind == Kind::Tmpfs || run("xfs_io", &["-V"], &[]))

@@ -14,6 +14,15 @@ pub enum Step {
 }
 
 impl Step {
+    /// The first transaction of a small node: lightningd's own table, and one for rows, `t` with `a` and `b`.
+    pub fn small_schema() -> Self {
+        Self::transaction([
+            "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
+            "INSERT INTO vars VALUES ('data_version', 0)",
+            "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
+        ])
+    }
+
     /// A transaction of these statements.
     pub fn transaction<S: Into<String>>(statements: impl IntoIterator<Item = S>) -> Self {
         Self::Transaction(statements.into_iter().map(Into::into).collect())

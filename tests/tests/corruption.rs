@@ -262,12 +262,7 @@ impl Sample {
         let folder = backed.dir().make_dir("states");
         let mut history = History { states: Vec::new(), folder };
         let mut node = backed.launch();
-        let first = [
-            "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-            "INSERT INTO vars VALUES ('data_version', 0)",
-            "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-        ];
-        node.write(&Step::transaction(first)).unwrap().expect_committed();
+        node.write(&Step::small_schema()).unwrap().expect_committed();
         history.note(&node);
         for row in 0..4 {
             history.write(&mut node, &insert(row));
@@ -768,12 +763,7 @@ fn records_that_are_cut_out_swapped_doubled_or_moved_are_refused() {
 fn an_older_copy_of_a_segment_is_an_earlier_state_or_refused() {
     let backed = Backed::fresh();
     let mut node = backed.launch();
-    let first = [
-        "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-        "INSERT INTO vars VALUES ('data_version', 0)",
-        "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-    ];
-    node.write(&Step::transaction(first)).unwrap().expect_committed();
+    node.write(&Step::small_schema()).unwrap().expect_committed();
     let mut copies = Vec::new();
     for session in 0..3 {
         for row in 0..3 {

@@ -22,12 +22,7 @@ const SESSIONS: [&str; 2] = ["0123456789abcdef0123456789abcdef", ""];
 fn stopped() -> Backed {
     let backed = Backed::fresh();
     let mut node = backed.launch();
-    let first = [
-        "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-        "INSERT INTO vars VALUES ('data_version', 0)",
-        "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-    ];
-    node.write(&Step::transaction(first)).unwrap().expect_committed();
+    node.write(&Step::small_schema()).unwrap().expect_committed();
     node.write(&Step::transaction(["INSERT INTO t VALUES (1, 'x')"])).unwrap().expect_committed();
     node.stop().unwrap();
     backed

@@ -32,12 +32,7 @@ impl RolledBack {
     fn new() -> Self {
         let backed = Backed::fresh();
         let mut node = backed.launch();
-        let first = [
-            "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-            "INSERT INTO vars VALUES ('data_version', 0)",
-            "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-        ];
-        node.write(&Step::transaction(first)).unwrap().expect_committed();
+        node.write(&Step::small_schema()).unwrap().expect_committed();
         write(&mut node, 5);
         node.stop().unwrap();
         let (copy, older) = (backed.dir().path("copy"), backed.dir().path("older.sqlite3"));
@@ -142,12 +137,7 @@ fn a_second_destination_finds_out_a_rollback() {
     let second = backed.dir().file_url("second");
     backed.init().arg(&second).run().expect_success();
     let mut node = backed.launch();
-    let first = [
-        "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-        "INSERT INTO vars VALUES ('data_version', 0)",
-        "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-    ];
-    node.write(&Step::transaction(first)).unwrap().expect_committed();
+    node.write(&Step::small_schema()).unwrap().expect_committed();
     write(&mut node, 5);
     node.stop().unwrap();
     let copy = backed.dir().path("copy");

@@ -19,7 +19,7 @@ fn cut_at_every_call(kind: Kind) {
     if !possible_or_skip(&test) {
         return;
     }
-    let Some(disk) = Disk::make(kind, &test) else { return };
+    let Some(disk) = Disk::roomy(kind, &test) else { return };
     let (mut rng, mut scene) = (seeded(), Scene::in_folder(disk.path()));
     disk.cut();
     scene.judge();
@@ -60,7 +60,7 @@ fn a_power_cut_of_the_disk_at_any_moment_loses_nothing() {
     let length = ci_or_long(4, long_seconds(120));
     let mut cuts = 0;
     for kind in [Kind::Ext4, Kind::Xfs] {
-        let Some(disk) = Disk::make(kind, "power cuts at any moment") else { return };
+        let Some(disk) = Disk::roomy(kind, "power cuts at any moment") else { return };
         let mut scene = Scene::in_folder(disk.path());
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(length / 2) {

@@ -93,12 +93,7 @@ impl Scene {
         let node = backed.launch();
         let trace = backed.dir().path("strace");
         let mut scene = Self { backed, node, trace, rows: 0, tally: Tally::default() };
-        let first = [
-            "CREATE TABLE vars (name TEXT PRIMARY KEY, intval INTEGER)",
-            "INSERT INTO vars VALUES ('data_version', 0)",
-            "CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
-        ];
-        scene.node.write(&Step::transaction(first)).unwrap().expect_committed();
+        scene.node.write(&Step::small_schema()).unwrap().expect_committed();
         assert!(scene.write());
         scene.node.stop().unwrap();
         scene
