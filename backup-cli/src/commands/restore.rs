@@ -57,13 +57,15 @@ struct Report {
 /// Restores, or says what can be done.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let dest = Dest::find(&args.dest)?;
+    if !args.plan {
+        dest.refuse_existing("restore")?;
+    }
     let chosen = Means::chosen(&args.unlock)?;
     if args.plan {
         let report = recovery::look(args, &dest, chosen.as_ref(), output)?;
         output.result(&report, || report.text());
         return Ok(());
     }
-    dest.refuse_existing("restore")?;
     let restored = restore(args, &dest, chosen.as_ref(), output);
     restored.inspect_err(|failure| {
         // There is no log, or none that leads to the newest state: that is not the end.
