@@ -18,6 +18,8 @@ pub struct Failure {
     partly: bool,
     message: String,
     hint: Option<String>,
+    /// What comes behind the hint, for people.
+    then: Option<String>,
 }
 
 impl Failure {
@@ -28,6 +30,7 @@ impl Failure {
             partly: false,
             message: message.into(),
             hint: Some(hint.into()),
+            then: None,
         }
     }
 
@@ -86,6 +89,17 @@ impl Failure {
         self
     }
 
+    /// The same, with what a person may want to read after it.
+    pub fn followed_by(mut self, then: String) -> Self {
+        self.then = Some(then);
+        self
+    }
+
+    /// What a person may want to read after it.
+    pub fn then(&self) -> Option<&str> {
+        self.then.as_deref()
+    }
+
     /// The exit code of its class.
     pub fn exit_code(&self) -> u8 {
         match self.class {
@@ -140,7 +154,13 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { class: error.class(), partly: false, message: error.to_string(), hint: error.hint() }
+        Self {
+            class: error.class(),
+            partly: false,
+            message: error.to_string(),
+            hint: error.hint(),
+            then: None,
+        }
     }
 }
 
@@ -152,7 +172,13 @@ impl From<lockstep_proto::store::StoreError> for Failure {
 
 impl From<DirError> for Failure {
     fn from(error: DirError) -> Self {
-        Self { class: Class::Failed, partly: false, message: error.to_string(), hint: error.hint() }
+        Self {
+            class: Class::Failed,
+            partly: false,
+            message: error.to_string(),
+            hint: error.hint(),
+            then: None,
+        }
     }
 }
 
@@ -167,6 +193,7 @@ impl From<SecretError> for Failure {
             partly: false,
             message: error.to_string(),
             hint: error.hint().map(Into::into),
+            then: None,
         }
     }
 }
@@ -178,18 +205,31 @@ impl From<WalletError> for Failure {
             partly: false,
             message: error.to_string(),
             hint: error.hint().map(Into::into),
+            then: None,
         }
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self { class: Class::Failed, partly: false, message: error.to_string(), hint: None }
+        Self {
+            class: Class::Failed,
+            partly: false,
+            message: error.to_string(),
+            hint: None,
+            then: None,
+        }
     }
 }
 
 impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Self {
-        Self { class: Class::Damaged, partly: false, message: error.to_string(), hint: None }
+        Self {
+            class: Class::Damaged,
+            partly: false,
+            message: error.to_string(),
+            hint: None,
+            then: None,
+        }
     }
 }

@@ -109,6 +109,9 @@ impl Output {
         if let Some(hint) = failure.hint() {
             eprintln!("hint: {hint}");
         }
+        if let Some(then) = failure.then() {
+            eprintln!("{}", then.trim_end());
+        }
     }
 
     /// A progress bar in bytes, on a terminal only.

@@ -109,7 +109,7 @@ fn fill(connection: &Connection, table: &Table, out: &mut dyn Write) -> Result<u
     let failed = |source| DumpError::Read { what: format!("table '{}'", table.name), source };
     let generated = generated(connection, &table.name).map_err(failed)?;
     let mut statement = connection.prepare(&table.query).map_err(failed)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(Into::into).collect();
+    let names: Vec<String> = statement.column_names().map(Into::into).collect();
     let mut columns: Vec<(usize, String)> = Vec::new();
     if let Some(rowid) = table.rowid.filter(|_| table.rowid_counts) {
         columns.push((0, rowid.into()));

@@ -101,6 +101,7 @@ fn of_a_damaged_backup_what_is_intact_is_offered_with_its_risk() {
         more.iter().fold(cli, Cli::arg).run()
     };
     let failed = restore(&[]).expect_code(13);
+    assert!(failed.stderr.starts_with("error: "), "{failed}");
     for words in ["what can be done, best first", "resume with risk", "--to-seq", "error: "] {
         assert!(failed.stderr.contains(words), "'{words}': {failed}");
     }

@@ -12,6 +12,7 @@ use lockstep_proto::seal::{
 use lockstep_tests::Step;
 use lockstep_tests::backed::{Backed, files_under};
 use lockstep_tests::binaries::{self, Cli};
+use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::sim::{Crash, CrashPoint, Node, NodeConfig, Outcome};
 use lockstep_tests::workload::{Workload, WorkloadConfig};
 
@@ -404,7 +405,8 @@ fn messages_tell_no_statement_and_no_key() {
     said.push(output.stderr);
     // Refusals.
     let step = Step::transaction(["INSERT INTO vars (name) VALUES ('another_secret_label')"]);
-    fs::remove_dir_all(backed.store()).unwrap();
+    // The plugin may be writing there at this moment.
+    wait_for("the store is removed", || fs::remove_dir_all(backed.store()).ok());
     if let Outcome::Refused { message } = node.write(&step).unwrap() {
         assert!(!message.contains("another_secret_label"), "{message}");
         said.push(message);

@@ -62,19 +62,25 @@ struct Report {
 /// Restores, or says what can be done.
 pub fn run(args: &RestoreArgs, output: &Output) -> Result<()> {
     let dest = Dest::find(&args.dest)?;
+    if !args.plan {
+        dest.refuse_existing("restore")?;
+    }
     let chosen = Means::chosen(&args.unlock)?;
     if args.plan {
         let report = recovery::look(args, &dest, chosen.as_ref(), output)?;
         output.result(&report, || report.text());
         return Ok(());
     }
-    dest.refuse_existing("restore")?;
     let restored = restore(args, &dest, chosen.as_ref(), output);
-    restored.inspect_err(|failure| {
+    restored.map_err(|failure| {
         // There is no log, or none that leads to the newest state: that is not the end.
-        if failure.is_damage() || failure.is_nothing() {
-            let report = recovery::look(args, &dest, chosen.as_ref(), output);
-            let _ = report.map(|report| output.note(&report.text()));
+        if !(failure.is_damage() || failure.is_nothing()) {
+            return failure;
+        }
+        match recovery::look(args, &dest, chosen.as_ref(), output) {
+            // Else it would say what has just failed.
+            Ok(report) if !report.has_whole_log() => failure.followed_by(report.text()),
+            _ => failure,
         }
     })
 }

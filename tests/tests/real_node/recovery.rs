@@ -8,7 +8,9 @@ use lockstep_tests::real::channel::Pair;
 use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::real::{Backup, Daemons};
 use lockstep_tests::testdir::TestDir;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+const CHANNEL_SAT: u64 = 10_000_000;
 
 #[test]
 fn the_channels_of_a_node_without_any_backup_are_closed_as_the_plan_says() {
@@ -18,7 +20,12 @@ fn the_channels_of_a_node_without_any_backup_are_closed_as_the_plan_says() {
     let options = pair.node("node");
     let backup = Backup::init(&options, dir.file_url("store"));
     let node = options.start();
-    pair.open_channel(&node);
+    // All of it the node's: of one in which the peer had a part, too, lightningd v26.06.6 leaves the node's on chain.
+    pair.fund(&node);
+    node.connect(&pair.peer);
+    let params = [("id", json!(pair.peer.id())), ("amount", json!(CHANNEL_SAT))];
+    node.call("fundchannel", &params);
+    pair.confirm_channels(&node, 1);
     let id = node.id();
     let lost = node.kill_with_plugin();
 
@@ -51,17 +58,18 @@ fn the_channels_of_a_node_without_any_backup_are_closed_as_the_plan_says() {
             assert_eq!(stubs.len(), 1, "{answer}");
         }
     }
-    // The peer closes, and the node's half of the channel comes; all that it had on chain is far more.
-    const CHANNEL_MSAT: u64 = 10_000_000_000;
+    // The peer closes, and what was in the channel comes; all that the node had on chain is far more.
+    const CHANNEL_MSAT: u64 = CHANNEL_SAT * 1000;
     let settled = |funds: &Value| {
         let outputs = funds["outputs"].as_array()?;
-        let half = |output: &Value| {
+        let of_the_channel = |output: &Value| {
             let amount = output["amount_msat"].as_u64().unwrap();
-            output["status"] == "confirmed" && (CHANNEL_MSAT / 3..CHANNEL_MSAT).contains(&amount)
+            output["status"] == "confirmed"
+                && (CHANNEL_MSAT / 10 * 9..CHANNEL_MSAT).contains(&amount)
         };
-        outputs.iter().any(half).then_some(())
+        outputs.iter().any(of_the_channel).then_some(())
     };
-    wait_for("the node's half of the channel", || {
+    wait_for("what was in the channel", || {
         pair.bitcoind.generate(1);
         node.wait_for_height(pair.bitcoind.height());
         settled(&node.try_call("listfunds", &[]).ok()?)

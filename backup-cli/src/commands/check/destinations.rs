@@ -105,7 +105,7 @@ fn free(site: &Site, path: &Path, findings: &mut Findings) {
             message,
             "lightningd stops when it is full: free some, or 'backup-cli prune' with a shorter retention.",
         ),
-        ..LITTLE => findings.warning(
+        NOTHING..LITTLE => findings.warning(
             "room",
             message,
             "free some, or 'backup-cli prune' with a shorter retention.",

@@ -149,6 +149,11 @@ pub fn look(
 }
 
 impl Report {
+    /// True where every record of a backup is intact.
+    pub fn has_whole_log(&self) -> bool {
+        self.found.logs.iter().any(|log| matches!(log.state, LogState::Whole { .. }))
+    }
+
     /// For people.
     pub fn text(&self) -> String {
         let mut text = String::from("what there is:\n");
