@@ -49,7 +49,7 @@ fn assert_goes_on(backed: &Backed, node: &mut Node, workload: &mut Workload) {
 #[track_caller]
 fn assert_says(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(output.code, Some(code), "{output}");
-    assert!(output.stderr.lines().any(|line| line.starts_with("error: ")), "{output}");
+    assert!(output.stderr.starts_with("error: "), "{output}");
     assert!(output.stderr.contains("\nhint: "), "{output}");
     for word in words {
         assert!(output.stderr.contains(word), "'{word}' is not said: {output}");
