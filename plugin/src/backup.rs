@@ -404,8 +404,8 @@ impl Backup {
             }
         };
         let Some(writer) = &mut self.writer else { return Ok(()) };
-        // No snapshot is newer than they are.
-        self.companions.keep(writer.epoch())?;
+        // No snapshot is newer than they are, unless a place hangs.
+        self.companions.keep_in_time(writer.epoch());
         copy.begin(writer, StartReason::Gap, now(), &mut |_, _| watchdog.progress())?;
         self.gap = false;
         let line = format!(

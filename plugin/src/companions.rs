@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,8 @@ use crate::places::Places;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};
 
+/// How long the hook waits for them.
+const IN_TIME: Duration = Duration::from_secs(10);
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,26 @@ impl Companions {
         self.store(&mut known, &names, epoch)?;
         known.stamps = Some(stamps);
         Ok(())
+    }
+
+    /// As [`keep`](Self::keep), for the hook, which must not wait for a place that hangs: what is not done in time is said,
+    /// and done later.
+    pub fn keep_in_time(&self, epoch: u32) {
+        let (sender, done) = channel();
+        let companions = self.clone();
+        let keep = move || {
+            // Nobody listens any more where it came too late.
+            let _ = sender.send(companions.keep(epoch));
+        };
+        let spawned = thread::Builder::new().name("companion files".into()).spawn(keep);
+        let why = match spawned.map(|_| done.recv_timeout(IN_TIME)) {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(error))) => error.explain(),
+            Ok(Err(_)) => format!("no answer for {} s", IN_TIME.as_secs()),
+            Err(error) => error.to_string(),
+        };
+        let line = format!("a snapshot comes before the newest companion files: {why}");
+        self.0.output.log(Level::Unusual, &line);
     }
 
     /// What the backup holds, the first time.
