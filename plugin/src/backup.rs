@@ -11,6 +11,7 @@ use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
     Compaction, KEY_FILE, LOCK_FILE, LockFile, Metrics, destination_options, read_key_file,
 };
+use lockstep_proto::drill::Drill;
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::hold::Hold;
@@ -480,7 +481,9 @@ impl Backup {
 
     fn start_metrics(&self) {
         let Some(settings) = &self.metrics else { return };
-        match metrics::serve(settings, self.status.clone()) {
+        let (directory, store) = (self.directory.clone(), self.store_id);
+        let last_drill = Box::new(move || Drill::read(&directory, store));
+        match metrics::serve(settings, self.status.clone(), last_drill) {
             Ok(address) => {
                 self.output.log(Level::Info, &format!("metrics at http://{address}/metrics"));
             }

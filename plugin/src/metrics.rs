@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockstep_proto::config::Metrics;
+use lockstep_proto::drill::Drill;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use crate::backup::now;
 use crate::status::{DestinationStatus, SharedStatus, Status};
 
 /// Upper bounds of the latencies that are counted together, in microseconds.
@@ -49,11 +51,18 @@ impl Appends {
     }
 }
 
+/// Gives the last drill, if there was one: another program makes them.
+type LastDrill = Box<dyn Fn() -> Option<Drill> + Send>;
+
 /// Serves them for as long as the process lives, and gives the address.
 ///
 /// # Errors
 /// Where the address cannot be had, or is not this machine's alone and `remote` is not set.
-pub fn serve(settings: &Metrics, status: SharedStatus) -> io::Result<SocketAddr> {
+pub fn serve(
+    settings: &Metrics,
+    status: SharedStatus,
+    last_drill: LastDrill,
+) -> io::Result<SocketAddr> {
     if !settings.listen.ip().is_loopback() && !settings.remote {
         return Err(io::Error::other(
             "it is not a loopback address. hint: they are not secret, but nobody is asked for a password; set 'remote' \
@@ -65,14 +74,18 @@ pub fn serve(settings: &Metrics, status: SharedStatus) -> io::Result<SocketAddr>
     let answer_all = move || {
         for connection in listener.incoming().flatten() {
             // Who goes away in the middle is told nothing.
-            let _ = answer(connection, &status);
+            let _ = answer(connection, &status, &last_drill);
         }
     };
     std::thread::Builder::new().name("metrics".into()).spawn(answer_all)?;
     Ok(address)
 }
 
-fn answer(mut connection: TcpStream, status: &SharedStatus) -> io::Result<()> {
+fn answer(
+    mut connection: TcpStream,
+    status: &SharedStatus,
+    last_drill: &LastDrill,
+) -> io::Result<()> {
     connection.set_read_timeout(Some(PATIENCE))?;
     connection.set_write_timeout(Some(PATIENCE))?;
     let mut request = Vec::new();
@@ -87,7 +100,7 @@ fn answer(mut connection: TcpStream, status: &SharedStatus) -> io::Result<()> {
     let (code, kind, body) = match line.strip_prefix(b"GET ") {
         None => ("405 Method Not Allowed", "text/plain", "only GET\n".to_owned()),
         Some(rest) if rest.starts_with(b"/metrics ") => {
-            let text = scrape(status).map_err(io::Error::other)?;
+            let text = scrape(status, last_drill()).map_err(io::Error::other)?;
             ("200 OK", "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
         }
         Some(_) => ("404 Not Found", "text/plain", "see /metrics\n".to_owned()),
@@ -99,7 +112,7 @@ fn answer(mut connection: TcpStream, status: &SharedStatus) -> io::Result<()> {
     )
 }
 
-fn scrape(status: &SharedStatus) -> Result<String, fmt::Error> {
+fn scrape(status: &SharedStatus, drill: Option<Drill>) -> Result<String, fmt::Error> {
     let appends = status.appends();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let scrape = Scrape {
@@ -107,6 +120,7 @@ fn scrape(status: &SharedStatus) -> Result<String, fmt::Error> {
         sum_us: load(&appends.sum_us),
         stalls: load(&appends.stalls),
         status: Box::new(status.answer()),
+        drill,
     };
     let mut registry = Registry::with_prefix("lockstep");
     registry.register_collector(Box::new(scrape));
@@ -118,6 +132,7 @@ fn scrape(status: &SharedStatus) -> Result<String, fmt::Error> {
 /// What one answer says.
 struct Scrape {
     status: Box<Status>,
+    drill: Option<Drill>,
     counts: Vec<u64>,
     sum_us: u64,
     stalls: u64,
@@ -134,7 +149,7 @@ type OfDestination = fn(&DestinationStatus) -> f64;
 
 impl Collector for Scrape {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { status, .. } = self;
+        let Self { status, drill, .. } = self;
         let log = &status.log;
         let version = log.data_version.map(f64::from);
         let written = status.last_append.map(|time| time as f64 / 1000.0);
@@ -144,7 +159,9 @@ impl Collector for Scrape {
         let compared = compaction.and_then(|of| of.compared.as_ref());
         let tail = compaction.and_then(|of| of.tail_bytes).map(|bytes| bytes as f64);
         let restore = compaction.and_then(|of| of.restore_seconds).map(|seconds| seconds as f64);
-        let gauges: [(&str, &str, Option<f64>); 13] = [
+        let drill = drill.as_ref();
+        let drilled = drill.map(|drill| now().saturating_sub(drill.time) as f64 / 1000.0);
+        let gauges: [(&str, &str, Option<f64>); 15] = [
             ("head_seq", "Number of the newest acknowledged record", Some(log.seq as f64)),
             ("head_data_version", "lightningd's data_version there", version),
             ("generation", "The history that is written", Some(f64::from(log.generation))),
@@ -166,6 +183,8 @@ impl Collector for Scrape {
                 "Since it held what the database holds",
                 compared.map(|of| of.age()),
             ),
+            ("last_drill_age_seconds", "Since a restore was last rehearsed", drilled),
+            ("last_drill_passed", "1 where that succeeded", drill.map(|of| flag(of.passed))),
         ];
         for (name, help, value) in gauges {
             let Some(value) = value else { continue };
@@ -227,9 +246,10 @@ mod tests {
     #[test]
     fn another_address_than_loopback_must_be_meant() {
         let at = |listen: &str, remote| Metrics { listen: listen.parse().unwrap(), remote };
-        let refused = serve(&at("0.0.0.0:0", false), SharedStatus::default()).unwrap_err();
+        let serve = |settings| super::serve(&settings, SharedStatus::default(), Box::new(|| None));
+        let refused = serve(at("0.0.0.0:0", false)).unwrap_err();
         assert!(refused.to_string().contains("loopback"), "{refused}");
-        assert!(serve(&at("127.0.0.1:0", false), SharedStatus::default()).unwrap().port() > 0);
-        serve(&at("0.0.0.0:0", true), SharedStatus::default()).unwrap();
+        assert!(serve(at("127.0.0.1:0", false)).unwrap().port() > 0);
+        serve(at("0.0.0.0:0", true)).unwrap();
     }
 }

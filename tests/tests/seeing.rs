@@ -81,6 +81,12 @@ fn prometheus_is_told_what_is_so() {
     assert_eq!(value(&answer, r#"lockstep_append_seconds_bucket{le="+Inf"}"#), batches);
     assert!(value(&answer, "lockstep_append_seconds_sum") > 0.0);
 
+    assert!(!answer.contains("lockstep_last_drill"), "there was none: {answer}");
+    let key = backed.network_file("backup.key");
+    let drill = Cli::new(["drill", "--key-file"]).arg(key).arg("--lightning-dir");
+    drill.arg(backed.network_dir()).run().expect_success();
+    assert_eq!(value(&scrape(), "lockstep_last_drill_passed"), 1.0);
+
     // A place that goes away is seen, and that it comes back.
     let current = r#"lockstep_destination_current{destination="second",mode="async"}"#;
     let (second, aside) = (backed.dir().path("second"), backed.dir().path("aside"));
@@ -152,8 +158,12 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
         std::thread::sleep(Duration::from_millis(50));
     };
     let there = named(&answer);
-    // Not before the node is started again with a database to compare.
-    let later = BTreeSet::from(["lockstep_compared_age_seconds"]);
+    // Not before the node is started again with a database to compare, and somebody has made a drill.
+    let later = BTreeSet::from([
+        "lockstep_compared_age_seconds",
+        "lockstep_last_drill_age_seconds",
+        "lockstep_last_drill_passed",
+    ]);
     for file in ["prometheus/lockstep.rules.yml", "grafana/lockstep.json"] {
         let text = contrib(file);
         let asked = named(&text);
