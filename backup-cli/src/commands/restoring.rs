@@ -181,14 +181,14 @@ impl Succession {
     /// Makes the log the directory's own, at what was restored of it, and gives the companion files that were put
     /// back. The database only gets its name after that.
     pub fn take_over(
-        self,
+        mut self,
         node: &LightningDir,
         opened: &Opened,
         restored: &Restored,
         output: &Output,
     ) -> Result<Vec<String>> {
-        let claimed = self.epoch;
-        let (store, keys, claimant, files) = self.prepare(node, opened, output)?;
+        let files = self.prepare(node, opened, output)?;
+        let Self { store, keys, claimant, epoch: claimed, .. } = self;
         let Restored { position, data_version, .. } = *restored;
         let state = RestoredState { position, data_version, claimed };
         Writer::take_over(store, keys, claimant, &state, now())?.close(now());
@@ -197,29 +197,31 @@ impl Succession {
 
     /// The same for an older state, with which the caller begins a generation.
     pub fn roll_back(
-        self,
-        node: &LightningDir,
-        opened: &Opened,
-        output: &Output,
-    ) -> Result<(Writer, Vec<String>)> {
-        let (store, keys, claimant, files) = self.prepare(node, opened, output)?;
-        Ok((Writer::roll_back(store, keys, claimant)?, files))
-    }
-
-    fn prepare(
         mut self,
         node: &LightningDir,
         opened: &Opened,
         output: &Output,
-    ) -> Result<(Arc<dyn Store>, KeyRing, Claimant, Vec<String>)> {
+    ) -> Result<(Writer, Vec<String>)> {
+        let files = self.prepare(node, opened, output)?;
+        Ok((Writer::roll_back(self.store, self.keys, self.claimant)?, files))
+    }
+
+    fn prepare(
+        &mut self,
+        node: &LightningDir,
+        opened: &Opened,
+        output: &Output,
+    ) -> Result<Vec<String>> {
+        let mut lock = self.lock.clone();
         let set = companion_files(&*self.store, &self.keys, output);
         if let Some(FileSet { include, include_secret, .. }) = set.clone() {
-            self.lock.files = Files { include, include_secret, ..self.lock.files };
+            lock.files = Files { include, include_secret, ..lock.files };
         }
-        make_startable(node, self.lock, &self.keys, opened)?;
+        make_startable(node, lock, &self.keys, opened)?;
         let files = set.map(|set| set.put_back(node.path())).transpose()?.unwrap_or_default();
         self.sources.bring_up(&self.keys, output)?;
-        Ok((self.store, self.keys, self.claimant.renewed(now())?, files))
+        self.claimant = self.claimant.renewed(now())?;
+        Ok(files)
     }
 }
 

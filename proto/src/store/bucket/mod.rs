@@ -359,10 +359,12 @@ impl Store for BucketStore {
             Some(segment) => self.partial(segment)?,
             None => None,
         };
+        let exclusive = parts.is_some() && self.exclusive()?;
         let (client, path) = (self.client.clone(), name.to_owned());
         wait(&self.client, "remove", name, async move {
             if let Some(partial) = parts {
-                client.remove_parts(&partial, true).await?;
+                // One object goes whole or not at all. Parts without their beginning would be nobody's.
+                merge::merge(&client, &partial, exclusive, true).await?;
             }
             client.remove(&path).await
         })
