@@ -87,7 +87,10 @@ fn a_standby_cannot_be_started_and_is_a_node_once_it_is_promoted() {
     let report = promote(&backed, &["--take-over"]).expect_success().json();
     assert!(report["batches"].as_u64().unwrap() <= 3, "{report}");
     oracle::assert_same(&node.database_path(), &database(&backed));
-    assert_eq!(names(&standby(&backed)), ["backup.key", "backup.lock", "lightningd.sqlite3"]);
+    assert_eq!(
+        names(&standby(&backed)),
+        ["backup.key", "backup.lock", "backup.witness", "lightningd.sqlite3"]
+    );
     let message = node.write(&workload.next().unwrap()).unwrap().expect_refused();
     assert!(message.contains("was taken over"), "{message}");
 
