@@ -25,13 +25,11 @@ pub struct Failure {
 impl Failure {
     /// Something that is refused or failed, in the class that has no code of its own.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            class: Class::Failed,
-            partly: false,
-            message: message.into(),
-            hint: Some(hint.into()),
-            then: None,
-        }
+        Self::of(Class::Failed, message.into(), Some(hint.into()))
+    }
+
+    fn of(class: Class, message: String, hint: Option<String>) -> Self {
+        Self { class, partly: false, message, hint, then: None }
     }
 
     /// Fails where any of several destinations is bad; the message is `what` and their names.
@@ -154,13 +152,7 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self {
-            class: error.class(),
-            partly: false,
-            message: error.to_string(),
-            hint: error.hint(),
-            then: None,
-        }
+        Self::of(error.class(), error.to_string(), error.hint())
     }
 }
 
@@ -172,13 +164,7 @@ impl From<lockstep_proto::store::StoreError> for Failure {
 
 impl From<DirError> for Failure {
     fn from(error: DirError) -> Self {
-        Self {
-            class: Class::Failed,
-            partly: false,
-            message: error.to_string(),
-            hint: error.hint(),
-            then: None,
-        }
+        Self::of(Class::Failed, error.to_string(), error.hint())
     }
 }
 
@@ -188,48 +174,24 @@ impl From<SecretError> for Failure {
             SecretError::Io { .. } | SecretError::Exists { .. } => Class::Failed,
             _ => Class::WrongKey,
         };
-        Self {
-            class,
-            partly: false,
-            message: error.to_string(),
-            hint: error.hint().map(Into::into),
-            then: None,
-        }
+        Self::of(class, error.to_string(), error.hint().map(Into::into))
     }
 }
 
 impl From<WalletError> for Failure {
     fn from(error: WalletError) -> Self {
-        Self {
-            class: Class::Failed,
-            partly: false,
-            message: error.to_string(),
-            hint: error.hint().map(Into::into),
-            then: None,
-        }
+        Self::of(Class::Failed, error.to_string(), error.hint().map(Into::into))
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self {
-            class: Class::Failed,
-            partly: false,
-            message: error.to_string(),
-            hint: None,
-            then: None,
-        }
+        Self::of(Class::Failed, error.to_string(), None)
     }
 }
 
 impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Self {
-        Self {
-            class: Class::Damaged,
-            partly: false,
-            message: error.to_string(),
-            hint: None,
-            then: None,
-        }
+        Self::of(Class::Damaged, error.to_string(), None)
     }
 }

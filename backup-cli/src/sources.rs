@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use lockstep_proto::config::{LockFile, NamedDestination};
 use lockstep_proto::destination::Destination;
-use lockstep_proto::error::Error;
 use lockstep_proto::liveness::LastWriter;
 use lockstep_proto::log::{self, LogEnd};
 use lockstep_proto::marker::Marker;
@@ -48,14 +47,13 @@ impl Sources {
         output: &Output,
     ) -> Result<Self> {
         let (url, store) = named;
-        let end = match LogEnd::read(&*store, keys) {
-            Err(error @ Error::Damaged { .. }) if accept_stale => {
-                output.note(&format!("warning: {error}"));
-                let all = log::all_segments(&*store)?;
-                LogEnd::read_intact(&*store, keys, &all)?.ok_or(error)?
-            }
-            end => end?,
+        let (end, damage) = match accept_stale {
+            true => LogEnd::read_intact(&*store, keys, &log::all_segments(&*store)?)?,
+            false => (LogEnd::read(&*store, keys)?, None),
         };
+        if let Some(damage) = damage {
+            output.note(&format!("warning: {damage}"));
+        }
         let first = Source { destination: NamedDestination::new("primary", url), store, end };
         let mut asked = vec![first.destination.url.to_string()];
         let mut wanted: Vec<KnownDestination> = also.iter().map(|url| also_named(url)).collect();

@@ -38,12 +38,7 @@ fuzz_target!(|input: &[u8]| {
         sealer.seal(record, &mut bytes).expect("it is short");
         rest = behind;
     }
-    let name = SegmentName {
-        generation: header.generation,
-        epoch: header.epoch,
-        index: 0,
-        first_seq: header.seq,
-    };
+    let name = SegmentName::of(&header);
     let mut store = sample.store.clone();
     store.0.insert(name.to_string(), Arc::new(bytes));
     let _ = sample.restore(&store, false);

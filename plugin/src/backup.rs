@@ -24,7 +24,7 @@ use lockstep_proto::shadow::Proofs;
 use lockstep_proto::slots;
 use lockstep_proto::store::{Fencing, Store, StoreErrorKind};
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
+use lockstep_proto::witness::Witness;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use crate::PROGRAM;
@@ -36,7 +36,7 @@ use crate::reload::Reloading;
 use crate::stall::Watchdog;
 use crate::status::{DestinationStatus, KeySlots, SharedStatus, State};
 use crate::wire::{Level, Output};
-use crate::witness::Noting;
+use crate::witness::{Noting, look_for_rollback};
 
 /// lightningd kills a plugin that takes a minute for `getmanifest`.
 const COPY_BEFORE_MANIFEST: Duration = Duration::from_secs(45);
@@ -461,10 +461,7 @@ impl Backup {
             let line = format!("no compaction: failed to start a thread: {error}");
             self.output.log(Level::Unusual, &line);
         }
-        if let Err(error) = self.companions.clone().start(self.status.clone()) {
-            let line = format!("companion files: failed to start a thread: {error}");
-            self.output.log(Level::Unusual, &line);
-        }
+        self.companions.clone().start(self.status.clone());
         self.start_heartbeats(&self.places.named());
         let noting = Noting {
             directory: self.directory.clone(),
@@ -472,10 +469,7 @@ impl Backup {
             status: self.status.clone(),
             output: self.output.clone(),
         };
-        if let Err(error) = noting.start() {
-            let line = format!("no witness: failed to start a thread: {error}");
-            self.output.log(Level::Unusual, &line);
-        }
+        noting.start();
         self.start_metrics();
     }
 
@@ -529,25 +523,6 @@ impl Backup {
             }
         }
         self.places.settle();
-    }
-}
-
-/// Says where the log is shorter than it was. The database is then ahead of it, and a snapshot makes up for what is
-/// gone; but somebody should know.
-fn look_for_rollback(
-    directory: &Path,
-    store_id: StoreId,
-    store: &dyn Store,
-    end: &LogEnd,
-    output: &Output,
-) {
-    let known = match Witness::read(directory, store_id) {
-        Ok(known) => known.map_or(0, |witness| witness.seq),
-        Err(error) => return output.log(Level::Unusual, &error.explain()),
-    };
-    let found = end.position.seq;
-    if let Err(error) = witness::refuse_older(store.label(), found, known, WITNESS_FILE) {
-        output.log(Level::Unusual, &error.explain());
     }
 }
 

@@ -176,11 +176,13 @@ impl Companions {
         }
     }
 
-    /// Starts the thread that looks at them; it ends with the log. The hook's first call has been answered.
-    ///
-    /// # Errors
-    /// Where there can be no thread: they are kept before snapshots only.
-    pub fn start(self, status: SharedStatus) -> std::io::Result<()> {
+    /// Starts the thread that looks at them, if they are kept; it ends with the log. The hook's first call has been
+    /// answered. Where there can be no thread they are kept before snapshots only.
+    pub fn start(self, status: SharedStatus) {
+        if !self.0.settings.enabled {
+            return;
+        }
+        let output = self.0.output.clone();
         let watch = move || {
             loop {
                 let (closed, epoch) = {
@@ -198,6 +200,9 @@ impl Companions {
                 thread::sleep(LOOK);
             }
         };
-        thread::Builder::new().name("companion files".into()).spawn(watch).map(drop)
+        if let Err(error) = thread::Builder::new().name("companion files".into()).spawn(watch) {
+            let line = format!("companion files: failed to start a thread: {error}");
+            output.log(Level::Unusual, &line);
+        }
     }
 }

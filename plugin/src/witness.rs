@@ -1,14 +1,16 @@
 //! Notes in the network directory how far the log has come, beside the hook and long after it: a destination that
 //! shows an older state later is found out by it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::seal::StoreId;
+use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::witness::Witness;
+use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 
 use crate::backup::now;
 use crate::status::SharedStatus;
@@ -33,12 +35,13 @@ pub struct Noting {
 
 impl Noting {
     /// Starts the thread, which ends with the log.
-    ///
-    /// # Errors
-    /// Where there can be no thread.
-    pub fn start(self) -> std::io::Result<()> {
-        thread::Builder::new().name("witness".into()).spawn(move || self.run())?;
-        Ok(())
+    pub fn start(self) {
+        let output = self.output.clone();
+        let started = thread::Builder::new().name("witness".into()).spawn(move || self.run());
+        if let Err(error) = started {
+            let line = format!("no witness: failed to start a thread: {error}");
+            output.log(Level::Unusual, &line);
+        }
     }
 
     fn run(&self) {
@@ -61,5 +64,24 @@ impl Noting {
             }
             thread::sleep(LOOK);
         }
+    }
+}
+
+/// Says where the log is shorter than it was. The database is then ahead of it, and a snapshot makes up for what is
+/// gone; but somebody should know.
+pub fn look_for_rollback(
+    directory: &Path,
+    store_id: StoreId,
+    store: &dyn Store,
+    end: &LogEnd,
+    output: &Output,
+) {
+    let known = match Witness::read(directory, store_id) {
+        Ok(known) => known.map_or(0, |witness| witness.seq),
+        Err(error) => return output.log(Level::Unusual, &error.explain()),
+    };
+    let found = end.position.seq;
+    if let Err(error) = witness::refuse_older(store.label(), found, known, WITNESS_FILE) {
+        output.log(Level::Unusual, &error.explain());
     }
 }

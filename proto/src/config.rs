@@ -19,7 +19,7 @@ use crate::record::{Destinations, KnownDestination};
 use crate::replica::{Mode, Policy as Replication};
 use crate::retention::Policy;
 use crate::seal::{KeyError, KeyRing, StoreId};
-use crate::store::{Fencing, Options};
+use crate::store::{Fencing, Options, sync_parent};
 use crate::version::FORMAT_VERSION;
 
 /// Name of the folder that the shadow is kept in.
@@ -453,7 +453,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32, replace: bool) ->
         } else {
             std::fs::hard_link(&temporary, path)?;
         }
-        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        sync_parent(path)
     })();
     let _ = std::fs::remove_file(&temporary);
     written.map_err(Error::file("write", path))

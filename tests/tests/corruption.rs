@@ -1035,12 +1035,7 @@ fn next_segment(sample: &Sample, plain: &[Vec<u8>], change: impl Fn(&mut [u8])) 
     for plain in plain {
         sealer.seal(plain, &mut bytes).unwrap();
     }
-    let name = layout::SegmentName {
-        generation: header.generation,
-        epoch: header.epoch,
-        index: 0,
-        first_seq: header.seq,
-    };
+    let name = layout::SegmentName::of(&header);
     sample.store.with(&name.to_string(), bytes)
 }
 

@@ -73,12 +73,7 @@ fn forge(backed: &Backed, session: &str, transaction: bool, sql: &str) -> Forged
         let batch = encoder.batch(DataVersion(version), transaction, 0, &[sql, &count]).unwrap();
         bytes.extend_from_slice(batch);
     }
-    let name = SegmentName {
-        generation: header.generation,
-        epoch: header.epoch,
-        index: 0,
-        first_seq: header.seq,
-    };
+    let name = SegmentName::of(&header);
     fs::write(backed.store().join(name.to_string()), bytes).unwrap();
     Forged { seq: header.seq + 1, before }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use lockstep_node::dump;
 use lockstep_proto::restore::{Plan, Restored};
+use lockstep_python_backup::format;
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
@@ -16,7 +17,6 @@ use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes, utc};
 use crate::place::Place;
 use crate::scratch::Scratch;
-use lockstep_python_backup::format;
 
 const WRITE: &str = "write";
 

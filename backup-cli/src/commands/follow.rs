@@ -112,7 +112,8 @@ pub fn run(args: &FollowArgs, output: &Output) -> Result<()> {
         write_key_file(&standby.node.key_file(), &keys)?;
     }
     if args.once {
-        let (report, _) = catch_up(&*store, &keys, &standby.folder, output)?;
+        let end = LogEnd::read(&*store, &keys)?;
+        let report = catch_up(&*store, &keys, &standby.folder, &end, output)?;
         output.result(&report, || text(&report));
         return Ok(());
     }
@@ -136,11 +137,12 @@ fn follow(
                 Some(store) => store,
                 None => store.insert(open_store(url)?),
             };
-            if reached.is_some() && reached == Some(LogEnd::read(&**store, keys)?.position) {
+            let end = LogEnd::read(&**store, keys)?;
+            if reached == Some(end.position) {
                 return Ok(());
             }
-            let (report, position) = catch_up(&**store, keys, &standby.folder, output)?;
-            reached = Some(position);
+            let report = catch_up(&**store, keys, &standby.folder, &end, output)?;
+            reached = Some(end.position);
             output.result(&report, || text(&report));
             Ok(())
         })();
@@ -163,14 +165,15 @@ fn follow(
     }
 }
 
-/// Replays what was acknowledged since, from wherever the copy is; one that is of no use any more is made anew.
+/// Replays what was acknowledged since, from wherever the copy is; one that is of no use any more is made anew. How
+/// far that is behind is told against `end`, where the log ended just before.
 pub fn catch_up(
     store: &dyn Store,
     keys: &KeyRing,
     folder: &Path,
+    end: &LogEnd,
     output: &Output,
-) -> Result<(Report, Position)> {
-    let end = LogEnd::read(store, keys)?;
+) -> Result<Report> {
     let bar = output.counter("batches replayed:");
     let once = || -> std::result::Result<_, Error> {
         let mut shadow = Shadow::follow(store, keys, folder)?;
@@ -192,7 +195,7 @@ pub fn catch_up(
         (Some(head), None) => head.0,
         (None, _) => 0,
     };
-    let report = Report {
+    Ok(Report {
         time: now(),
         generation,
         seq,
@@ -202,8 +205,7 @@ pub fn catch_up(
         head_time: end.time,
         behind,
         batches,
-    };
-    Ok((report, end.position))
+    })
 }
 
 fn text(report: &Report) -> String {

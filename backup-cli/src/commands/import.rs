@@ -11,6 +11,7 @@ use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO};
+use lockstep_proto::store::sync_parent;
 use lockstep_proto::version::DataVersion;
 use lockstep_python_backup::scan::Tail;
 use lockstep_python_backup::{Extent, Replayed, Scan};
@@ -445,9 +446,7 @@ impl ReplayedDatabase {
             .and_then(|file| file.sync_all())
             .map_err(Failure::file("sync", &self.0))?;
         std::fs::hard_link(&self.0, wallet).map_err(Failure::file("publish", wallet))?;
-        let folder = wallet.parent().unwrap_or(Path::new("/"));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(Failure::file("sync", folder))
+        sync_parent(wallet).map_err(Failure::file("sync the folder of", wallet))
     }
 }
 

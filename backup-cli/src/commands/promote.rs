@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use lockstep_proto::error::Error;
+use lockstep_proto::log::LogEnd;
 use lockstep_proto::restore::Restored;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::shadow::{self, Shadow};
@@ -54,13 +55,16 @@ pub fn run(args: &PromoteArgs, output: &Output) -> Result<()> {
     let (keys, opened) = unlock::open(&*store, &args.unlock, Some(&standby.node))?;
     let named = (url, store);
     let at = Some(directory);
-    let sources = Sources::look(named, &args.also, &keys, args.accept_stale, at, output)?;
+    let sources =
+        Sources::look(named, &args.succession.also, &keys, args.accept_stale, at, output)?;
     let alive = last_writer::refuse_alive(sources.last_writer(&keys)?, output);
-    if !args.take_over {
+    if !args.succession.take_over {
         alive?;
     }
     // As far as it goes before anybody is shut out.
-    catch_up(&*sources.store(), &keys, &standby.folder, output)?;
+    let newest = sources.store();
+    let end = LogEnd::read(&*newest, &keys)?;
+    catch_up(&*newest, &keys, &standby.folder, &end, output)?;
     let succession = Succession::claim(sources, &keys, "promote")?;
     let epoch = succession.epoch();
     let restored = finish(&**succession.store(), &keys, &standby, output)

@@ -96,7 +96,8 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
         None => unlock::open(&*store, &args.unlock, dest.node.as_ref())?,
     };
     let target = target(args);
-    let sources = Sources::look((url, store), &args.also, &keys, args.accept_stale, at, output)?;
+    let sources =
+        Sources::look((url, store), &args.succession.also, &keys, args.accept_stale, at, output)?;
     let store = sources.store();
     let plan = Plan::to(&*store, &keys, target)?;
     refuse_rolled_back(args, &*store, &keys, at, &plan, output)?;
@@ -111,11 +112,12 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
         show_plan(&plan, output);
         return Ok(());
     }
-    if !args.take_over {
+    if !args.succession.take_over {
         alive?;
     }
-    if !args.no_claim {
-        // Nobody goes on with a log whose end is damaged: before anybody is shut out.
+    if !args.no_claim && target != Target::Newest {
+        // Nobody goes on with a log whose end is damaged: before anybody is shut out. (To the newest state there is
+        // then no plan.)
         LogEnd::read(&*store, &keys)?;
     }
     if let Some(node) = &dest.node {

@@ -1,7 +1,7 @@
 //! What `restore`, `drill`, `export` and `promote` have in common: a database is written under a name that lightningd
 //! would never start from, and gets its own when everything else is done.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
 use lockstep_proto::restore::{self, Plan, Progress, Restored};
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Store, sync_parent};
 use lockstep_proto::witness::Witness;
 use lockstep_proto::writer::{RestoredState, Writer};
 
+use super::live::wallet_of;
 use super::{now, refuse_running};
 use crate::PROGRAM;
 use crate::failure::{Failure, Result};
@@ -48,11 +49,7 @@ impl Dest {
         }
         let used = std::fs::read_dir(&dest).is_ok_and(|mut entries| entries.next().is_some());
         let node = if used { LightningDir::locate(&dest)? } else { LightningDir::new(&dest) };
-        let wallet = LockFile::read(node.path())?.and_then(|lock| lock.wallet);
-        let node = match wallet {
-            Some(wallet) => node.with_wallet(wallet),
-            None => node,
-        };
+        let node = wallet_of(&node)?;
         Ok(Self { database: node.wallet().to_owned(), node: Some(node) })
     }
 
@@ -282,6 +279,5 @@ pub fn publish(temporary: &Path, database: &Path) -> Result<()> {
             _ => Err(error),
         })
         .map_err(Failure::file("publish", database))?;
-    let folder = database.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Failure::file("sync", folder))
+    sync_parent(database).map_err(Failure::file("sync the folder of", database))
 }

@@ -59,26 +59,30 @@ impl LogEnd {
         Err(Error::Nothing { store: store.label().into(), what: "the log has no record".into() })
     }
 
-    /// The newest record before whatever is damaged at the log's end; `None` where nothing is intact. No writer may go
-    /// on there: it is for a restore of an older state.
+    /// As [`read_listed`](Self::read_listed); where the log's end is damaged, the newest record before that, and what is
+    /// wrong. No writer may go on there: it is for a restore of an older state.
     ///
     /// # Errors
-    /// Where the store cannot be read.
+    /// As [`read`](Self::read), where nothing is intact either.
     pub fn read_intact(
         store: &dyn Store,
         keys: &KeyRing,
         all: &[SegmentEntry],
-    ) -> Result<Option<Self>> {
+    ) -> Result<(Self, Option<Error>)> {
+        let damage = match Self::read_listed(store, keys, all) {
+            Err(error @ Error::Damaged { .. }) => error,
+            end => return Ok((end?, None)),
+        };
         for entry in all.iter().rev() {
             let segment = match LoadedSegment::load(store, keys, entry.name) {
                 Err(Error::Damaged { .. }) | Ok(None) => continue,
                 segment => segment?,
             };
             if let Some(end) = segment.and_then(|segment| Self::of_beginning(&segment, keys)) {
-                return Ok(Some(end));
+                return Ok((end, Some(damage)));
             }
         }
-        Ok(None)
+        Err(damage)
     }
 
     /// Epoch and seq of the newest record: of two ends of one log the later one has the higher.

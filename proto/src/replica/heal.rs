@@ -200,8 +200,8 @@ impl Heal<'_> {
     }
 }
 
-/// The marker, slots, claims, holds and companion files that do not prove themselves. (Whether a slot opens only its owner can tell: it
-/// must be whole.)
+/// The marker, slots, claims, holds and companion files that do not prove themselves. (Whether a slot opens only its
+/// owner can tell: it must be whole.)
 ///
 /// # Errors
 /// Where the store cannot be read.

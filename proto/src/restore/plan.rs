@@ -211,12 +211,10 @@ impl LookUp<'_> {
     fn plan(&self) -> Result<Plan> {
         // Once: the parts of a bucket may be a million.
         let all = log::all_segments(self.store)?;
-        let end = match LogEnd::read_listed(self.store, self.keys, &all) {
+        let end = match self.target {
+            Target::Newest => LogEnd::read_listed(self.store, self.keys, &all)?,
             // An older state may be intact where the newest is not.
-            Err(error @ Error::Damaged { .. }) if self.target != Target::Newest => {
-                LogEnd::read_intact(self.store, self.keys, &all)?.ok_or(error)?
-            }
-            end => end?,
+            _ => LogEnd::read_intact(self.store, self.keys, &all)?.0,
         };
         let newest = end.position.generation;
         if self.target == Target::Newest {

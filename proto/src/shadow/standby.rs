@@ -1,6 +1,6 @@
 //! A shadow that stands by: it publishes nothing, and becomes the node's database when the node is no more.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -15,11 +15,12 @@ use crate::restore::replay::{Replay, sqlite_error};
 use crate::restore::{self, Restored};
 use crate::seal::KeyRing;
 use crate::snapshot::HeaderFields;
-use crate::store::Store;
+use crate::store::{Store, sync_parent};
 use crate::version::DataVersion;
 
 /// Where the fields of [`HeaderFields::journal`] are in a database file.
 const JOURNAL_OFFSET: u64 = 18;
+const SYNC: &str = "sync the folder of";
 
 impl<'s> Shadow<'s> {
     /// As [`open`](Self::open), for one that will not publish: also of a history on which there is a hold.
@@ -51,7 +52,7 @@ impl<'s> Shadow<'s> {
         checkpoint(&self.db, &self.path, &mut self.state)?;
         let state = state_of(&self.path);
         std::fs::remove_file(&state).map_err(Error::file("remove", &state))?;
-        sync_folder_of(&state)?;
+        sync_parent(&state).map_err(Error::file(SYNC, &state))?;
         let restored = self.replay_all(progress)?;
         let Self { path: own, db, state, _lock: lock, .. } = self;
         leave_wal(&db, &state.head.fields).map_err(|error| sqlite_error(place(&own), &error))?;
@@ -63,7 +64,7 @@ impl<'s> Shadow<'s> {
             .and_then(|()| file.sync_all())
             .map_err(Error::file("write", &own))?;
         std::fs::rename(&own, path).map_err(Error::file("move", &own))?;
-        sync_folder_of(path)?;
+        sync_parent(path).map_err(Error::file(SYNC, path))?;
         drop(lock);
         Ok(restored)
     }
@@ -119,9 +120,4 @@ fn leave_wal(db: &Connection, fields: &HeaderFields) -> rusqlite::Result<()> {
     db.pragma_update(None, "application_id", i32::from_be_bytes(fields.application_id))?;
     let mode: String = db.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))?;
     if mode == "delete" { Ok(()) } else { Err(rusqlite::Error::InvalidQuery) }
-}
-
-fn sync_folder_of(path: &Path) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::file("sync", folder))
 }

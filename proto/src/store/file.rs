@@ -367,7 +367,11 @@ impl Drop for NewFile<'_> {
     }
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes the name of a file or folder durable: syncs what it lies in.
+///
+/// # Errors
+/// The system's.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     let path: PathBuf = std::path::absolute(path)?;
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }

@@ -26,7 +26,7 @@ use crate::record::Destinations;
 #[cfg(feature = "buckets")]
 pub use bucket::BucketStore;
 pub use copied::CopiedBucket;
-pub use file::FileStore;
+pub use file::{FileStore, sync_parent};
 pub use options::Options;
 
 /// A large file is synced as it is written, each time that so much was: what waits in memory for the disk is

@@ -115,7 +115,8 @@ fn read(
         let (seq, time) = (newest.map(|newest| newest.seq), newest.map(|newest| newest.time));
         return Ok(LogState::Damaged { seq, data_version, time, error: error.to_string() });
     }
-    let sources = Sources::look(named, &args.also, keys, false, Some(node.path()), output);
+    let sources =
+        Sources::look(named, &args.succession.also, keys, false, Some(node.path()), output);
     let (incomplete, alive) = match sources {
         Err(failure) => (Some(failure.message().to_owned()), None),
         Ok(sources) => {
