@@ -1,5 +1,6 @@
 //! What the node feels with its backup in a bucket: the round trip of a `db_write` through the real plugin, against one
-//! bare PUT of as many bytes to the same server over a connection that is kept open, in turn. The server is Ceph's
+//! bare PUT of as many bytes to the same server over a connection that is kept open, and one that the server refuses where
+//! there is such an object already, as each of ours is, in turn. The server is Ceph's
 //! gateway, or with `LOCKSTEP_BENCH_SERVER=moto` moto, on this machine. First with one bucket, then with two buckets and a
 //! folder, all of which have a record before it is acknowledged.
 
@@ -12,7 +13,7 @@ use lockstep_tests::binaries;
 use lockstep_tests::servers::{Server, moto, rgw};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use tokio::runtime::{Builder, Runtime};
 
 /// Calls that are not counted: connections are made.
@@ -41,23 +42,26 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
     let (input, calls) = calls(WARM_UP + CALLS);
     let mut plugin = Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("it starts");
     let raw = Raw::to(server);
-    let (mut hook_times, mut raw_times) = (Vec::new(), Vec::new());
+    let (mut hook_times, mut raw_times, mut create_times) = (Vec::new(), Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
         let len = bare::bytes_of(message.len());
-        let (mut floor, mut took) = Default::default();
-        for turn in 0..2 {
-            if (index + turn) % 2 == 0 {
-                floor = raw.put(index, len);
-            } else {
-                let began = Instant::now();
-                plugin.call(&message).expect("the plugin acknowledges");
-                took = began.elapsed();
+        let (mut floor, mut create, mut took) = Default::default();
+        for turn in 0..3 {
+            match (index + turn) % 3 {
+                0 => floor = raw.put(&format!("raw/{what}/{index}"), len, PutMode::Overwrite),
+                1 => create = raw.put(&format!("new/{what}/{index}"), len, PutMode::Create),
+                _ => {
+                    let began = Instant::now();
+                    plugin.call(&message).expect("the plugin acknowledges");
+                    took = began.elapsed();
+                }
             }
         }
         if index >= WARM_UP {
             hook_times.push(took);
             raw_times.push(floor);
+            create_times.push(create);
         }
     }
     let resident = plugin.resident_kib();
@@ -70,9 +74,12 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
         p
     };
     let floor = row("one PUT of as many bytes", &mut raw_times);
+    let create = row("one PUT that creates an object of as many bytes", &mut create_times);
     let hook = row("db_write through cln-lockstep", &mut hook_times);
-    let ratios: Vec<_> = hook.iter().zip(floor).map(|(a, b)| format!("{:.2}", a / b)).collect();
-    println!("| ratio | {} |", ratios.join(" | "));
+    for (name, floor) in [("the PUT", floor), ("the PUT that creates", create)] {
+        let ratios: Vec<_> = hook.iter().zip(floor).map(|(a, b)| format!("{:.2}", a / b)).collect();
+        println!("| ratio to {name} | {} |", ratios.join(" | "));
+    }
     println!("resident memory of the plugin at the end: {resident} KiB");
 }
 
@@ -97,11 +104,11 @@ impl Raw {
         Self { runtime, client }
     }
 
-    fn put(&self, index: usize, len: usize) -> Duration {
-        let path = Path::from(format!("raw/{index}"));
-        let bytes = vec![0x5a; len];
+    fn put(&self, name: &str, len: usize, mode: PutMode) -> Duration {
+        let path = Path::from(name);
+        let bytes = PutPayload::from(vec![0x5a; len]);
         let began = Instant::now();
-        let put = self.client.put(&path, PutPayload::from(bytes));
+        let put = self.client.put_opts(&path, bytes, PutOptions { mode, ..PutOptions::default() });
         self.runtime.block_on(put).expect("an answer");
         began.elapsed()
     }

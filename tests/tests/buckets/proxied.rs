@@ -62,16 +62,25 @@ fn a_proxy_that_is_not_there() {
 }
 
 #[test]
-fn a_proxy_that_does_not_know_us() {
-    let Some(proxy) = socks::start_asking() else { return };
+fn a_proxy_that_asks_who_we_are() {
+    let Some(proxy) = socks::start_asking("node", "let me in") else { return };
     let server = Memory::start();
-    let with_password = proxy.url.replace("://", "://nobody:hunter2@");
-    let mut env = server.env.clone();
-    env.push(("LOCKSTEP_DESTINATION_PROXY_URL".into(), with_password));
-    let backed = Backed::at(server.prefix("asking"), env);
+    let with = |login: &str| {
+        let url = proxy.url.replace("://", &format!("://{login}@"));
+        let mut env = server.env.clone();
+        env.push(("LOCKSTEP_DESTINATION_PROXY_URL".into(), url));
+        Backed::at(server.prefix("asking"), env)
+    };
     let words = "the proxy wants another name and password";
-    expect_the_proxys_fault(backed.init().run(), words, &server);
+    expect_the_proxys_fault(with("nobody:hunter2").init().run(), words, &server);
     // Nor without any.
     let backed = Backed::at(through(&server.prefix("asking"), &proxy.url), server.env.clone());
     expect_the_proxys_fault(backed.init().run(), "the proxy ", &server);
+
+    let backed = with("node:let%20me%20in");
+    backed.init().run().expect_success();
+    let mut workload = Workload::seeded(2);
+    let mut node = backed.running(&mut workload);
+    Backed::write(&mut node, &mut workload, 5);
+    assert_eq!(backed.check(&node), Standing::Committed);
 }

@@ -1,5 +1,6 @@
 //! A segment that is being written: one object a record.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use object_store::{Error, PutMode};
 use super::client::{Client, Result};
 use super::merge::merge;
 use super::remote_error::explain;
-use super::runtime::{start, wait};
+use super::runtime::{Lane, start, wait};
 use crate::layout::{self, SegmentName};
 use crate::store::parts::{Part, Partial};
 use crate::store::{Append, StoreError, StoreErrorKind};
@@ -21,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// The segment that is being written.
 pub struct PartAppend {
+    lane: Arc<Lane>,
+    /// For what nobody waits for.
     client: Client,
     segment: SegmentName,
     header: Vec<u8>,
@@ -33,6 +36,7 @@ pub struct PartAppend {
 impl PartAppend {
     /// Begins with nothing: the first record brings the header along.
     pub fn new(
+        lane: Arc<Lane>,
         client: &Client,
         segment: SegmentName,
         header: &[u8],
@@ -40,6 +44,7 @@ impl PartAppend {
         first_of_epoch: bool,
     ) -> Self {
         Self {
+            lane,
             client: client.clone(),
             segment,
             header: header.to_vec(),
@@ -63,9 +68,8 @@ impl Append for PartAppend {
         let size = bytes.len() as u64;
         let look = self.exclusive && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
         let successor = layout::claim(self.segment.epoch.saturating_add(1));
-        let (client, path, exclusive) = (self.client.clone(), name.clone(), self.exclusive);
-        wait(&self.client, "write", &name, async move {
-            let put = put(&client, &path, bytes, exclusive);
+        self.lane.wait("write", &name, async |client| {
+            let put = put(client, &name, bytes, self.exclusive);
             if !look {
                 return put.await;
             }

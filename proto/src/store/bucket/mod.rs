@@ -39,7 +39,7 @@ use url::Url;
 use self::append::PartAppend;
 use self::client::Client;
 use self::connect::Connection;
-use self::runtime::wait;
+use self::runtime::{Lane, wait};
 use self::upload::Upload;
 use super::parts::{Fault, Owner, Part, Partial, Parts, Tail};
 use super::{Append, Entry, Fencing, NewObject, Options, Store, StoreError, StoreErrorKind};
@@ -54,6 +54,10 @@ const TAIL_TRIES: usize = 20;
 /// A prefix of a bucket that keeps objects.
 pub struct BucketStore {
     client: Client,
+    /// Connects once more, for the lane.
+    connect: Box<dyn Fn() -> Result<Client, StoreError> + Send + Sync>,
+    /// What appends go through, once there are any.
+    lane: OnceLock<Arc<Lane>>,
     /// Whether creates are exclusive; probed once, when it matters.
     exclusive: OnceLock<bool>,
     headers: Mutex<HashMap<u64, SegmentName>>,
@@ -67,7 +71,9 @@ impl BucketStore {
     /// # Errors
     /// Where URL or options do not make sense. Nothing is asked of the server yet.
     pub fn connect(url: &Url, options: &Options, patience: Duration) -> Result<Self, StoreError> {
-        Ok(Self::of(Client::new(connect::connect(url, options)?, patience)))
+        let (url, options) = (url.clone(), options.clone());
+        let connect = move || Ok(Client::new(connect::connect(&url, &options)?, patience));
+        Ok(Self::of(connect()?, Box::new(connect)))
     }
 
     /// On any bucket; messages name it by `label`. Nobody waits between two tries, and all is done before a method
@@ -76,12 +82,18 @@ impl BucketStore {
         let connection = Connection { label, store, prefix: Path::default(), flat: true };
         let mut client = Client::new(connection, Duration::ZERO);
         client.at_once = true;
-        Self::of(client)
+        let lane = client.clone();
+        Self::of(client, Box::new(move || Ok(lane.clone())))
     }
 
-    fn of(client: Client) -> Self {
+    fn of(
+        client: Client,
+        connect: Box<dyn Fn() -> Result<Client, StoreError> + Send + Sync>,
+    ) -> Self {
         Self {
             client,
+            connect,
+            lane: OnceLock::new(),
             exclusive: OnceLock::new(),
             headers: Mutex::default(),
             epoch: AtomicU64::new(0),
@@ -96,6 +108,14 @@ impl BucketStore {
         let client = self.client.clone();
         let found = wait(&self.client, "probe", "", async move { probe::probe(&client).await })?;
         Ok(*self.exclusive.get_or_init(|| found))
+    }
+
+    fn lane(&self) -> Result<Arc<Lane>, StoreError> {
+        if let Some(lane) = self.lane.get() {
+            return Ok(lane.clone());
+        }
+        let lane = Arc::new(Lane::new((self.connect)()?)?);
+        Ok(self.lane.get_or_init(|| lane).clone())
     }
 
     /// The parts that are there, by segment, and what is below `log/`.
@@ -253,11 +273,7 @@ impl Store for BucketStore {
     }
 
     fn create_append(&self, name: &str, header: &[u8]) -> Result<Box<dyn Append>, StoreError> {
-        let segment = self.segment_name("create", name)?;
-        let epoch = u64::from(segment.epoch);
-        let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
-        let exclusive = self.exclusive()?;
-        Ok(Box::new(PartAppend::new(&self.client, segment, header, exclusive, first_of_epoch)))
+        Ok(Box::new(self.part_append(self.segment_name("create", name)?, header)?))
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -277,13 +293,10 @@ impl Store for BucketStore {
         records: &[Arc<[u8]>],
     ) -> Result<Box<dyn Append>, StoreError> {
         let segment = self.segment_name("resume", name)?;
-        let epoch = u64::from(segment.epoch);
-        let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
-        let exclusive = self.exclusive()?;
-        if exclusive {
+        if self.exclusive()? {
             self.make_room(segment)?;
         }
-        let mut append = PartAppend::new(&self.client, segment, header, exclusive, first_of_epoch);
+        let mut append = self.part_append(segment, header)?;
         // What is there already is read back, compared, and taken for written.
         records.iter().try_for_each(|record| append.append(record))?;
         Ok(Box::new(append))
@@ -389,6 +402,13 @@ impl BucketStore {
             let what = StoreErrorKind::Damaged("not the name of a segment".into());
             self.client.error(action, name, what)
         })
+    }
+
+    fn part_append(&self, segment: SegmentName, header: &[u8]) -> Result<PartAppend, StoreError> {
+        let epoch = u64::from(segment.epoch);
+        let first_of_epoch = self.epoch.swap(epoch, Ordering::Relaxed) != epoch;
+        let (lane, exclusive) = (self.lane()?, self.exclusive()?);
+        Ok(PartAppend::new(lane, &self.client, segment, header, exclusive, first_of_epoch))
     }
 
     /// Puts segments of older writers together whose last record, which nobody was told of, has a number of

@@ -8,6 +8,7 @@ use std::sync::mpsc::sync_channel;
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::Receiver;
+use tokio::task::yield_now;
 
 use super::client::Client;
 use crate::store::{StoreError, StoreErrorKind};
@@ -51,6 +52,56 @@ pub fn wait<T: Send + 'static>(
 pub fn start(future: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = runtime() {
         runtime.spawn(future);
+    }
+}
+
+/// A connection of one writer's own. The thread that waits for an answer drives it, so that nobody has to be woken up
+/// in between: on a busy machine that costs more than the request does.
+pub struct Lane {
+    client: Client,
+    /// Until it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl Lane {
+    /// With `client`, whose connection nobody else may use: only here it gets on.
+    ///
+    /// # Errors
+    /// Where the process has no file descriptor left.
+    pub fn new(client: Client) -> Result<Self, StoreError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| client.error("connect to", "it", error.into()))?;
+        Ok(Self { client, runtime: Some(runtime) })
+    }
+
+    /// Waits for a future on this thread, which must not be one of a runtime.
+    pub fn wait<T>(
+        &self,
+        action: &'static str,
+        object: &str,
+        future: impl AsyncFnOnce(&Client) -> Result<T, StoreErrorKind>,
+    ) -> Result<T, StoreError> {
+        let failed = |kind| self.client.error(action, object, kind);
+        let Some(runtime) = &self.runtime else {
+            return Err(failed(io::Error::other("the connection is closed").into()));
+        };
+        let waited = runtime.block_on(async {
+            // What the server did meanwhile is seen first: a connection that it closed is not used again. Once for
+            // the news to come in, once for the connection to hear of it.
+            yield_now().await;
+            yield_now().await;
+            future(&self.client).await
+        });
+        waited.map_err(failed)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Not in the ordinary way, which is forbidden where another runtime runs.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
