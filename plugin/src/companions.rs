@@ -14,7 +14,7 @@ use lockstep_proto::config::Files;
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::seal::KeyRing;
 
-use crate::backup::now;
+use crate::clock::now;
 use crate::places::Places;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};

@@ -14,7 +14,7 @@ use lockstep_proto::fence::Claimant;
 use lockstep_proto::heartbeat::Heartbeat;
 use lockstep_proto::seal::KeyRing;
 
-use crate::backup::{Backup, now};
+use crate::clock::now;
 use crate::places::Places;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};
@@ -89,24 +89,6 @@ impl Heart {
         let (time, interval_s) = (now(), self.interval.as_secs());
         Heartbeat { time, interval_s, by: self.by.clone() }.beat(&*store, &self.keys, epoch)?;
         if first { Heartbeat::remove_older(&*store, epoch) } else { Ok(()) }
-    }
-}
-
-impl Backup {
-    /// Starts them at these destinations. Where that fails, a restore elsewhere finds the node silent.
-    pub(crate) fn start_heartbeats(&self, places: &[NamedDestination]) {
-        let Some(writer) = &self.writer else { return };
-        let heart = Heart {
-            keys: self.keys.clone(),
-            by: writer.claimant().clone(),
-            interval: self.heartbeat_interval,
-            status: self.status.clone(),
-            output: self.output.clone(),
-        };
-        if let Err(error) = heart.start(places) {
-            let line = format!("no heartbeats: failed to start a thread: {error}");
-            self.output.log(Level::Unusual, &line);
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use lockstep_wire::DbWrite;
 
 use crate::backup::{Appended, Backup};
 use crate::stall::Watchdog;
-use crate::wire::{Level, Output};
+use crate::wire::{Level, Output, refusal};
 
 /// Answers `db_write` where this node must not go on: every call is refused.
 ///
@@ -126,23 +126,5 @@ impl Hook {
     /// Ends the log in order.
     pub fn close(&mut self) {
         self.backup.close();
-    }
-}
-
-/// The answer that stops lightningd without a commit. lightningd prints it in its last words.
-pub fn refusal(id: &str, reason: &str) -> String {
-    let reason = serde_json::Value::from(reason);
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32603,"message":{reason}}}}}"#)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_cannot_break_out_of_its_answer() {
-        let answer = refusal("\"cln:db_write#1\"", "a \"quoted\"\n\nreason");
-        assert!(!answer.contains("\n\n"));
-        assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok());
     }
 }

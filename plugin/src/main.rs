@@ -10,7 +10,6 @@
 //! | [`hook`] | one `db_write`: from JSON to an answer |
 //! | [`backup`] | the log of this node: what happens at the start, and with each call |
 //! | [`places`] | the destinations of the log |
-//! | [`reload`] | other destinations while the node runs |
 //! | [`shutdown`] | how long this program stays when lightningd stops |
 //! | [`stall`] | what happens while a destination does not answer |
 //! | [`compactor`] | snapshots of what changed, made beside all that |
@@ -19,9 +18,11 @@
 //! | [`heartbeat`] | a quiet node says that it is alive |
 //! | [`metrics`] | numbers for Prometheus |
 //! | [`status`] | what is known, for whoever asks |
+//! | [`clock`] | the time, as records have it |
 //! | [`node`] | everything that is not `db_write`, by `cln-plugin` |
 
 mod backup;
+mod clock;
 mod compactor;
 mod companions;
 mod heartbeat;
@@ -29,7 +30,6 @@ mod hook;
 mod metrics;
 mod node;
 mod places;
-mod reload;
 mod shutdown;
 mod stall;
 mod status;
@@ -47,11 +47,11 @@ use lockstep_wire::{DbWrite, Message};
 use serde_json::value::RawValue;
 
 use crate::backup::Backup;
-use crate::hook::{Hook, Refusal, refusal};
+use crate::hook::{Hook, Refusal};
 use crate::node::NodeSide;
 use crate::stall::Watchdog;
 use crate::status::SharedStatus;
-use crate::wire::{Input, Level, Next, Output};
+use crate::wire::{Input, Level, Next, Output, refusal};
 
 /// Name and version, as they are written into logs and claims.
 pub const PROGRAM: &str = concat!("cln-lockstep/", env!("CARGO_PKG_VERSION"));
@@ -226,7 +226,8 @@ impl Gate {
     fn decide(status: &SharedStatus, output: &Arc<Output>) -> anyhow::Result<Self> {
         Ok(match Backup::prepare(Path::new("."), status.clone(), output.clone()) {
             Ok(backup) => {
-                let watchdog = Watchdog::start(output.clone(), &backup)?;
+                let watchdog =
+                    Watchdog::start(output.clone(), backup.label(), backup.stall_timeout())?;
                 Self::Open(Box::new(Hook::new(backup, watchdog, output.clone())))
             }
             Err(error) => Self::Refusing(Refusal::new(error.explain(), output.clone())),

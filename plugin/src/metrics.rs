@@ -15,7 +15,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use crate::backup::now;
+use crate::clock::now;
 use crate::status::{DestinationStatus, SharedStatus, Status};
 
 /// Upper bounds of the latencies that are counted together, in microseconds.

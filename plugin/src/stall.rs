@@ -5,9 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backup::Backup;
-use crate::hook::refusal;
-use crate::wire::{Level, Output};
+use crate::wire::{Level, Output, refusal};
 
 /// How often the thread looks.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -35,13 +33,13 @@ struct OpenCall {
 }
 
 impl Watchdog {
-    /// Starts the thread.
+    /// Starts the thread: it is `label` that calls wait for, and no longer than `timeout`.
     ///
     /// # Errors
     /// Where there can be no thread.
-    pub fn start(output: Arc<Output>, backup: &Backup) -> std::io::Result<Self> {
-        let call = Arc::new(Shared { open: Mutex::default(), label: Mutex::new(backup.label()) });
-        let (shared, timeout) = (call.clone(), backup.stall_timeout());
+    pub fn start(output: Arc<Output>, label: String, timeout: Duration) -> std::io::Result<Self> {
+        let call = Arc::new(Shared { open: Mutex::default(), label: Mutex::new(label) });
+        let shared = call.clone();
         std::thread::Builder::new()
             .name("watchdog".into())
             .spawn(move || shared.watch(&output, timeout + GRACE))?;

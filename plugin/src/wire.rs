@@ -119,3 +119,21 @@ impl Output {
         ));
     }
 }
+
+/// The answer that stops lightningd without a commit. lightningd prints it in its last words.
+pub fn refusal(id: &str, reason: &str) -> String {
+    let reason = serde_json::Value::from(reason);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32603,"message":{reason}}}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_cannot_break_out_of_its_answer() {
+        let answer = refusal("\"cln:db_write#1\"", "a \"quoted\"\n\nreason");
+        assert!(!answer.contains("\n\n"));
+        assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok());
+    }
+}

@@ -12,7 +12,7 @@ use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 
-use crate::backup::now;
+use crate::clock::now;
 use crate::status::SharedStatus;
 use crate::wire::{Level, Output};
 

@@ -35,7 +35,7 @@ pub use self::proof::{AtStart, Comparison};
 pub use self::status::CompactionStatus;
 use self::status::{LastError, LastRun};
 use self::work::Done;
-use crate::backup::now;
+use crate::clock::now;
 use crate::companions::Companions;
 use crate::places::Places;
 use crate::wire::{Level, Output};

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use serde::Serialize;
 
 use super::Shared;
-use crate::backup::now;
+use crate::clock::now;
 
 /// A start is held up no longer than this; a database within `compare_max_bytes` takes less.
 const READ_FOR: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::proof::Comparison;
 use super::work::Outcome;
 use super::{Compactor, Phase};
-use crate::backup::now;
+use crate::clock::now;
 
 /// What `backup-status` shows of compaction. Fields only ever get more.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::pace::{Pace, Paced};
 use super::{Phase, Setup, Shared, proof};
-use crate::backup::now;
+use crate::clock::now;
 
 /// What a compaction did.
 pub struct Done {

@@ -11,7 +11,7 @@ use lockstep_proto::replica::{Mode, Replicas};
 use lockstep_proto::store::Store;
 use serde::Serialize;
 
-use crate::backup::Backup;
+use super::Backup;
 use crate::places::observer;
 use crate::wire::Level;
 
@@ -89,7 +89,7 @@ impl Backup {
     }
 
     /// Destinations that were added count from here on, if they have everything. No input or output.
-    pub(crate) fn let_them_count(&mut self) {
+    pub(super) fn let_them_count(&mut self) {
         let Some(wanted) = self.reloading.wanted.take() else { return };
         let replicas = self.places.replicas();
         let is_current = |url: &String| replicas.as_ref().is_some_and(|all| all.is_current(url));
