@@ -73,6 +73,12 @@ impl Failure {
         self
     }
 
+    /// The same, with another hint.
+    pub fn hinting(mut self, hint: String) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
     /// The same, in other words.
     pub fn saying(mut self, message: String) -> Self {
         self.message = message;

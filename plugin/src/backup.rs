@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lockstep_node::{Access, LightningDir, wallet};
 use lockstep_proto::capture::Capture;
 use lockstep_proto::config::{
-    Compaction, KEY_FILE, LOCK_FILE, LockFile, Metrics, destination_options, read_key_file,
+    Compaction, KEY_FILE, LOCK_FILE, LockFile, Metrics, STANDBY_FOLDER, destination_options,
+    read_key_file,
 };
 use lockstep_proto::drill::Drill;
 use lockstep_proto::error::{Error, Result};
@@ -536,10 +537,19 @@ fn wallet_of(directory: &Path, lock: &LockFile) -> PathBuf {
 }
 
 fn missing_lock(directory: &Path) -> Error {
-    let directory = directory.display();
+    let verb = match directory.join(STANDBY_FOLDER).is_dir() {
+        true => format!(
+            "this is a standby: 'backup-cli promote URL {}' makes a node of it",
+            directory.display()
+        ),
+        false => format!(
+            "stop lightningd and run 'backup-cli init --lightning-dir {} URL'",
+            directory.display()
+        ),
+    };
     Error::Refused {
-        what: format!("there is no {LOCK_FILE} in '{directory}'"),
-        hint: format!("stop lightningd and run 'backup-cli init --lightning-dir {directory} URL'."),
+        what: format!("there is no {LOCK_FILE} in '{}'", directory.display()),
+        hint: format!("{verb}."),
     }
 }
 

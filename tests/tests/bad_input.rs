@@ -471,6 +471,10 @@ fn a_folder_without_its_marker_is_a_mount_that_is_missing() {
     assert_says(&backed.cli("status"), 1, &["folder is not there", "mount what belongs at"]);
     let dest = backed.new_dest();
     assert_says(&backed.restore(&dest).run(), 10, &["no backup in", "folder is not there"]);
+    // Whoever restores knows the disk, but not always the folder's name.
+    let above = backed.restore_of(&backed.dir().file_url(""), &dest).run();
+    let further = format!("look one folder further: {}", backed.dir().file_url("away"));
+    assert_says(&above, 10, &["no backup in", &further]);
 
     fs::create_dir(backed.store()).unwrap();
     let reason = reason_not_to_go_on(&mut node);
