@@ -140,6 +140,11 @@ impl Failure {
         self.class == Class::Nothing
     }
 
+    /// True where a key does not open what it should.
+    pub fn is_wrong_key(&self) -> bool {
+        self.class == Class::WrongKey
+    }
+
     /// True where stored bytes are not what was written, or two histories meet.
     pub fn is_damage(&self) -> bool {
         self.class == Class::Damaged

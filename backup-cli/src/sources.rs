@@ -210,7 +210,10 @@ fn open(destination: &NamedDestination, keys: KeyRing) -> Result<(Arc<dyn Store>
     })
 }
 
-fn said_of(away: &[(String, Failure)]) -> String {
+/// A place that does not answer, and why.
+type Away = (String, Failure);
+
+fn said_of(away: &[Away]) -> String {
     let said: Vec<String> =
         away.iter().map(|(url, failure)| format!("'{url}': {}", failure.message())).collect();
     said.join("; ")
@@ -222,7 +225,7 @@ fn reach(
     mut wanted: Vec<KnownDestination>,
     keys: &KeyRing,
     directory: Option<&Path>,
-) -> Result<(Vec<Source>, Vec<(String, Failure)>)> {
+) -> Result<(Vec<Source>, Vec<Away>)> {
     let mut asked: Vec<String> =
         places.iter().map(|place| place.destination.url.to_string()).collect();
     let mut away = Vec::new();

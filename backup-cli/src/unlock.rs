@@ -155,14 +155,21 @@ pub fn open(
     args: &UnlockArgs,
     node: Option<&LightningDir>,
 ) -> Result<(KeyRing, Opened)> {
-    let means = match (Means::chosen(args)?, node) {
-        (None, Some(node)) => Means::in_directory(node, args)?,
-        (means, _) => means,
-    };
-    match means {
-        Some(means) => means.open(store),
-        None => Err(no_means(store)?),
+    if let Some(means) = Means::chosen(args)? {
+        return means.open(store);
     }
+    let found = node.map(|node| Means::in_directory(node, args)).transpose()?.flatten();
+    let (Some(node), Some(means)) = (node, found) else { return Err(no_means(store)?) };
+    means.open(store).map_err(|failure| match failure.is_wrong_key() {
+        false => failure,
+        // Nothing was given: what was tried lies there, perhaps made by a lightningd that was started too early.
+        true => failure.hinting(format!(
+            "what was tried is {} in '{}'; give '--words', '--hsm-secret FILE' or another way in, and move that aside \
+             where it is not this node's.",
+            means.describe(),
+            node.path().display()
+        )),
+    })
 }
 
 /// What is said where nothing is there that could open a store.

@@ -13,10 +13,7 @@ pub use self::destinations::{
     DestinationAddArgs, DestinationArgs, DestinationCommand, DestinationRemoveArgs,
     DestinationTestArgs, NodeArgs,
 };
-pub use self::keys::{
-    KeyAddArgs, KeyArgs, KeyCommand, KeyRemoveArgs, LockArgs, SecretArgs, SecretCommand,
-    SecretFileArgs,
-};
+pub use self::keys::{KeyAddArgs, KeyArgs, KeyCommand, KeyRemoveArgs, SecretArgs, SecretCommand};
 pub use self::recovering::{
     DrillArgs, ExportArgs, ExportFormat, FollowArgs, PromoteArgs, RestoreArgs,
 };

@@ -67,7 +67,8 @@ impl Dest {
             if path.symlink_metadata().is_ok() && !is_left {
                 return Err(Failure::new(
                     format!("failed to {what}: '{}' already exists", path.display()),
-                    "nothing was changed; move the old database files aside first.",
+                    "nothing was changed; move the old database files aside first, and hsm_secret and emergency.recover, too, \
+                     where a lightningd that was started too early made all of them.",
                 ));
             }
         }
