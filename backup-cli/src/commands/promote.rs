@@ -16,7 +16,7 @@ use super::last_writer;
 use super::restoring::{Succession, files_text, next_step, note, publish};
 use crate::args::PromoteArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, utc};
+use crate::output::{Output, counted, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
 use crate::unlock;
@@ -123,13 +123,12 @@ fn finish(
 fn text(report: &Report, files: &PutBack, standby: &Standby) -> String {
     let version = report.data_version.map_or("none".into(), |version| version.to_string());
     let mut text = format!(
-        "promoted {}\n  data_version {version}, generation {}, seq {}, as of {}\n  {} batches were left to replay; \
-         {:.1} s in all; SQLite's checks pass\n",
+        "promoted {}\n  data_version {version}, generation {}, seq {}, as of {}\n  left to replay: {}; {:.1} s in all; SQLite's checks pass\n",
         report.database.display(),
         report.generation,
         report.seq,
         utc(report.time),
-        report.batches,
+        counted(report.batches, "batch"),
         report.seconds,
     );
     text += &files_text(files);

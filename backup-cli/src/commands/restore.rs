@@ -22,7 +22,7 @@ use super::restoring::{
 use super::{last_writer, now, recovery};
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, bytes, utc};
+use crate::output::{Output, bytes, counted, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
 use crate::unlock::{self, Means};
@@ -184,19 +184,21 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
 
 fn text(report: &Report, files: &PutBack, restored: &Restored, dest: &Dest) -> String {
     let mut text = format!(
-        "restored {}\n  data_version {}, {}, as of {}\n  {} batches with {} statements in {:.1} s; SQLite's checks pass\n",
+        "restored {}\n  data_version {}, {}, as of {}\n  {} with {} in {:.1} s; SQLite's checks pass\n",
         report.database.display(),
         report.data_version.map_or("none".into(), |version| version.to_string()),
         restored.position,
         utc(report.time),
-        report.batches,
-        report.statements,
+        counted(report.batches, "batch"),
+        counted(report.statements, "statement"),
         report.seconds,
     );
     text += &files_text(files);
     if report.voided > 0 {
-        text +=
-            &format!("  {} batches that the node never committed were left out\n", report.voided);
+        text += &format!(
+            "  left out, as never committed by the node: {}\n",
+            counted(report.voided, "batch")
+        );
     }
     if report.stale {
         text += "  warning: not the newest state. A node that runs from it may be punished by its peers, who \
@@ -242,14 +244,18 @@ fn plan_text(report: &PlanReport, target: Target) -> String {
     match report.snapshot_seq {
         Some(seq) => {
             text += &format!(
-                "  {} snapshots, {}, up to seq {seq}\n",
-                report.snapshots.len(),
+                "  {}, {}, up to seq {seq}\n",
+                counted(report.snapshots.len() as u64, "snapshot"),
                 bytes(report.snapshot_bytes)
             );
         }
         None => text += "  from an empty database\n",
     }
-    text += &format!("  {} segments of the log, {}, ", report.segments, bytes(report.log_bytes));
+    text += &format!(
+        "  {} of the log, {}, ",
+        counted(report.segments as u64, "segment"),
+        bytes(report.log_bytes)
+    );
     text += &match report.seq {
         Some(seq) => format!("up to seq {seq}"),
         None => format!("up to {target}"),
