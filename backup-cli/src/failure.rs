@@ -73,6 +73,12 @@ impl Failure {
         self
     }
 
+    /// The same, with another hint.
+    pub fn hinting(mut self, hint: String) -> Self {
+        self.hint = Some(hint);
+        self
+    }
+
     /// The same, in other words.
     pub fn saying(mut self, message: String) -> Self {
         self.message = message;
@@ -132,6 +138,11 @@ impl Failure {
     /// True where there is no backup at a place.
     pub fn is_nothing(&self) -> bool {
         self.class == Class::Nothing
+    }
+
+    /// True where a key does not open what it should.
+    pub fn is_wrong_key(&self) -> bool {
+        self.class == Class::WrongKey
     }
 
     /// True where stored bytes are not what was written, or two histories meet.

@@ -153,6 +153,15 @@ pub fn utc(time: TimeMs) -> String {
         .map_or_else(|| "unknown".into(), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
+/// `1 segment`, `2 segments`, `3 batches`: how many of what goes by this name.
+pub fn counted(number: u64, name: &str) -> String {
+    match number {
+        1 => format!("1 {name}"),
+        _ if name.ends_with("ch") => format!("{number} {name}es"),
+        _ => format!("{number} {name}s"),
+    }
+}
+
 /// A number of bytes for people.
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()

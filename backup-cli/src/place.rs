@@ -7,6 +7,7 @@ use lockstep_node::LightningDir;
 use lockstep_proto::config::{LockFile, NamedDestination, destination_options, read_key_file};
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
+use lockstep_proto::layout::MARKER;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::replica::{Mode, OPENING, ask_each};
@@ -219,11 +220,27 @@ fn with_options(url: Destination, directory: Option<&Path>) -> Result<Destinatio
 
 /// Opens the store at a URL. No folder, or one without a store, is nothing there.
 pub fn open_store(url: &Destination) -> Result<Arc<dyn Store>> {
-    ask_in_time(NamedDestination::new(url.to_string(), url.clone()), |of| {
+    let opened = ask_in_time(NamedDestination::new(url.to_string(), url.clone()), |of| {
         let store = of.url.open_any()?;
         Marker::read(&*store)?;
         Ok(store)
+    });
+    opened.map_err(|failure| match url {
+        Destination::Folder(folder) if failure.is_nothing() => match stores_below(folder) {
+            found if found.is_empty() => failure,
+            found => failure.hinting(format!("look one folder further: {}.", found.join(", "))),
+        },
+        _ => failure,
     })
+}
+
+/// The URLs of stores that lie in a folder: whoever restores may know the disk, but not the folder's name.
+fn stores_below(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let stores = entries.map(|entry| entry.path()).filter(|path| path.join(MARKER).is_file());
+    let mut urls: Vec<String> = stores.map(|path| Destination::Folder(path).to_string()).collect();
+    urls.sort();
+    urls
 }
 
 /// Asks one place something. One that hangs has not answered.

@@ -55,35 +55,47 @@ impl Sources {
             output.note(&format!("warning: {damage}"));
         }
         let first = Source { destination: NamedDestination::new("primary", url), store, end };
-        let mut asked = vec![first.destination.url.to_string()];
         let mut wanted: Vec<KnownDestination> = also.iter().map(|url| also_named(url)).collect();
         wanted.extend(first.end.destinations.named.clone());
-        let mut places = vec![first];
-        let mut away = Vec::new();
-        while let Some(next) = (!wanted.is_empty()).then(|| wanted.remove(0)) {
-            let url = destination(&next.url, directory)?;
-            if asked.contains(&url.to_string()) {
-                continue;
-            }
-            asked.push(url.to_string());
-            let destination =
-                NamedDestination { mode: next.mode, ..NamedDestination::new(next.name, url) };
-            match open(&destination, keys.clone()) {
-                Ok((store, end)) => {
-                    wanted.extend(end.destinations.named.clone());
-                    places.push(Source { destination, store, end });
-                }
-                Err(error) => away.push(format!("'{}': {}", destination.url, error.message())),
-            }
-        }
+        let (places, away) = reach(vec![first], wanted, keys, directory)?;
         if !away.is_empty() {
-            let what =
-                format!("the log is also at places that do not answer ({})", away.join("; "));
+            let what = format!("the log is also at places that do not answer ({})", said_of(&away));
             if !accept_stale {
                 return Err(Failure::new(what, WHERE_AWAY));
             }
             output.note(&format!("warning: {what}"));
         }
+        let sources = Self::of(places, accept_stale)?;
+        if sources.newest != 0 {
+            output.note(&format!(
+                "'{}' is newer: it is at seq {}, the place that was named at seq {}",
+                sources.url(),
+                sources.end().position.seq,
+                sources.places[0].end.position.seq
+            ));
+        }
+        Ok(sources)
+    }
+
+    /// The same for somebody who only reads: what does not answer is named, and is no error as long as anything does.
+    ///
+    /// # Errors
+    /// Where nothing answers, or two have different histories.
+    pub fn reachable(
+        urls: &[String],
+        keys: &KeyRing,
+        directory: Option<&Path>,
+    ) -> Result<(Self, Option<String>)> {
+        let wanted = urls.iter().map(|url| also_named(url)).collect();
+        let (places, mut away) = reach(Vec::new(), wanted, keys, directory)?;
+        if places.is_empty() && !away.is_empty() {
+            return Err(away.swap_remove(0).1);
+        }
+        let what = (!away.is_empty()).then(|| said_of(&away));
+        Ok((Self::of(places, false)?, what))
+    }
+
+    fn of(mut places: Vec<Source>, accept_stale: bool) -> Result<Self> {
         let newest = newest(&places, accept_stale)?;
         let known = places[newest].end.destinations.clone();
         for place in &mut places {
@@ -92,14 +104,17 @@ impl Sources {
                 (place.destination.name, place.destination.mode) = (of.name.clone(), of.mode);
             }
         }
-        if newest != 0 {
-            let place = &places[newest];
-            output.note(&format!(
-                "'{}' is newer: it is at seq {}, the place that was named at seq {}",
-                place.destination.url, place.end.position.seq, places[0].end.position.seq
-            ));
-        }
         Ok(Self { places, newest, known })
+    }
+
+    /// Where the log ends, by its newest state.
+    pub fn end(&self) -> &LogEnd {
+        &self.places[self.newest].end
+    }
+
+    /// The URL of the place that has the newest state.
+    pub fn url(&self) -> &Destination {
+        &self.places[self.newest].destination.url
     }
 
     /// The store that has the newest state.
@@ -139,6 +154,13 @@ impl Sources {
             lock.quorum = None;
         }
         lock
+    }
+
+    /// Writes down how well each place keeps a second writer out, where it says.
+    pub fn note_fencing(&self, lock: &mut LockFile) {
+        for (destination, place) in lock.destinations.iter_mut().zip(&self.places) {
+            destination.fencing = place.store.fencing().ok();
+        }
     }
 
     /// What a writer writes to: the one place, or all that answer.
@@ -186,6 +208,44 @@ fn open(destination: &NamedDestination, keys: KeyRing) -> Result<(Arc<dyn Store>
         let end = LogEnd::read(&*store, &keys)?;
         Ok((store, end))
     })
+}
+
+/// A place that does not answer, and why.
+type Away = (String, Failure);
+
+fn said_of(away: &[Away]) -> String {
+    let said: Vec<String> =
+        away.iter().map(|(url, failure)| format!("'{url}': {}", failure.message())).collect();
+    said.join("; ")
+}
+
+/// Opens the places that are wanted, and all that their logs name. What does not answer comes with the reason.
+fn reach(
+    mut places: Vec<Source>,
+    mut wanted: Vec<KnownDestination>,
+    keys: &KeyRing,
+    directory: Option<&Path>,
+) -> Result<(Vec<Source>, Vec<Away>)> {
+    let mut asked: Vec<String> =
+        places.iter().map(|place| place.destination.url.to_string()).collect();
+    let mut away = Vec::new();
+    while let Some(next) = (!wanted.is_empty()).then(|| wanted.remove(0)) {
+        let url = destination(&next.url, directory)?;
+        if asked.contains(&url.to_string()) {
+            continue;
+        }
+        asked.push(url.to_string());
+        let destination =
+            NamedDestination { mode: next.mode, ..NamedDestination::new(next.name, url) };
+        match open(&destination, keys.clone()) {
+            Ok((store, end)) => {
+                wanted.extend(end.destinations.named.clone());
+                places.push(Source { destination, store, end });
+            }
+            Err(failure) => away.push((destination.url.to_string(), failure)),
+        }
+    }
+    Ok((places, away))
 }
 
 /// The place with the newest state; the named one where two have different histories and that is accepted.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use age::secrecy::SecretString;
 use lockstep_node::{HsmSecretFile, LightningDir, NodeSecret, encode_words};
 use lockstep_proto::config::read_key_file;
+use lockstep_proto::error::Error;
 use lockstep_proto::marker::Marker;
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO, Unlock};
+use lockstep_proto::slots::{self, Lock, NODE_SECRET_INFO, SlotKind, Unlock};
 use lockstep_proto::store::Store;
 use zeroize::Zeroizing;
 
@@ -154,14 +155,21 @@ pub fn open(
     args: &UnlockArgs,
     node: Option<&LightningDir>,
 ) -> Result<(KeyRing, Opened)> {
-    let means = match (Means::chosen(args)?, node) {
-        (None, Some(node)) => Means::in_directory(node, args)?,
-        (means, _) => means,
-    };
-    match means {
-        Some(means) => means.open(store),
-        None => Err(no_means(store)?),
+    if let Some(means) = Means::chosen(args)? {
+        return means.open(store);
     }
+    let found = node.map(|node| Means::in_directory(node, args)).transpose()?.flatten();
+    let (Some(node), Some(means)) = (node, found) else { return Err(no_means(store)?) };
+    means.open(store).map_err(|failure| match failure.is_wrong_key() {
+        false => failure,
+        // Nothing was given: what was tried lies there, perhaps made by a lightningd that was started too early.
+        true => failure.hinting(format!(
+            "what was tried is {} in '{}'; give '--words', '--hsm-secret FILE' or another way in, and move that aside \
+             where it is not this node's.",
+            means.describe(),
+            node.path().display()
+        )),
+    })
 }
 
 /// What is said where nothing is there that could open a store.
@@ -200,6 +208,26 @@ fn open_key_file(store: &dyn Store, path: &Path) -> Result<(KeyRing, Opened)> {
 
 fn node_unlock(secret: &NodeSecret) -> Unlock {
     Unlock::Node(secret.make_secret(NODE_SECRET_INFO))
+}
+
+/// Refuses an `hsm_secret` in the directory that is another node's: lightningd makes one where it is started before its
+/// node is there. Of one with a passphrase, and of a backup without the node's slot, nobody can tell.
+pub fn refuse_other_secret(store: &dyn Store, node: &LightningDir, what: &str) -> Result<()> {
+    let path = node.hsm_secret();
+    let secret = HsmSecretFile::read(&path).ok().and_then(|file| file.unlock(None).ok());
+    let has_slot = slots::list(store)?.iter().any(|slot| slot.kind == SlotKind::Node);
+    let Some(secret) = secret.filter(|_| has_slot) else { return Ok(()) };
+    match slots::open(store, &node_unlock(&secret)) {
+        Err(Error::WrongKey { .. }) => Err(Failure::wrong_key(
+            format!(
+                "failed to {what}: '{}' is another node's: it does not open this backup",
+                path.display()
+            ),
+            "move it aside ('--words' or '--hsm-secret FILE' then writes the right one); lightningd makes such a file where it \
+             is started too early. Nothing was changed.",
+        )),
+        opened => opened.map(|_| ()).map_err(Failure::from),
+    }
 }
 
 /// Before v25.12 hsmtool made an `hsm_secret` of the first half of the words' seed: whichever form opens

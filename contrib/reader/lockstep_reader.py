@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Restores a Lockstep store with public packages alone. Written from docs/format.md: § and R are its."""
-import argparse, collections, contextlib, functools, getpass, hashlib, hmac, io, itertools, json, os, re
-import sqlite3, struct, sys, tempfile
-from datetime import datetime, timezone
+"""Restores a Lockstep store with public packages alone. Written from docs/format.md: § and R are its.
+usage: lockstep_reader.py STORE DEST SECRET, which is hsm_secret, backup.key, or - for words that are asked for"""
+import collections, functools, getpass, hashlib, hmac, io, json, os, re, sqlite3, struct, sys, tempfile, time
 from pathlib import Path
 import bech32, nacl.bindings as sodium, nacl.exceptions, nacl.pwhash.argon2id, pyrage, zstandard
 
@@ -13,29 +12,19 @@ def need(condition, otherwise):
 def sha256(data):
     return hashlib.sha256(data).digest()
 
-def version_1(form, raw):
-    found = json.loads(raw)
-    need((found["format"], found["version"]) == (form, 1), f"{found['format']} version {found['version']}: not known")
-    return found
-
 def varint(stream):
-    value, shift, byte = 0, 0, 128
-    while byte >= 128:
-        byte, = stream.read(1)
-        value |= (byte & 127) << shift
-        shift += 7
-    return value
+    byte, = stream.read(1)
+    return byte if byte < 128 else byte - 128 + (varint(stream) << 7)
 
-# ---- §5: the node's secret, slots, the key ring
 def ask(what):
     tty = sys.stdin.isatty()
     return getpass.getpass(f"{what}: ").encode() if tty else sys.stdin.buffer.readline().rstrip(b"\r\n")
 
 def seed_of(words, passphrase):
+    words = b" ".join(words.lower().split())
     return hashlib.pbkdf2_hmac("sha512", words, b"mnemonic" + passphrase, 2048, 64)
 
-def secret_of(raw):
-    """§5.5: of the bytes of hsm_secret."""
+def secret_of(raw):  # §5.5
     need(len(raw) >= 32 and raw != bytes(32), "a cut-off hsm_secret")
     if len(raw) == 32:
         return raw
@@ -49,282 +38,114 @@ def secret_of(raw):
     need(plain or sha256(seed) == raw[:32], "not the passphrase of these words")
     return seed
 
-def identity_of(secret):
-    """§5.4."""
+def identity_of(secret):  # §5.4
     for info in (b"derived secrets\1", b"cln-lockstep/v1\1"):
         secret = hmac.digest(hmac.digest(bytes(32), secret, "sha256"), info, "sha256")
     text = bech32.bech32_encode("age-secret-key-", bech32.convertbits(secret, 8, 5))
     return pyrage.x25519.Identity.from_str(text.upper())
 
-def key_ring(root, options):
-    """R2: its JSON."""
-    if options.key_file:
-        need(not os.stat(options.key_file).st_mode & 0o077, f"{options.key_file}: group or others can read it")
-        return Path(options.key_file).read_bytes()
-    if options.words:
-        secret = seed_of(b" ".join(ask("Words").lower().split()), ask("Their passphrase, or nothing"))
-    else:
-        secret = secret_of(Path(options.hsm_secret).read_bytes())
+def key_ring(root, source):  # R2
+    raw = None if str(source) == "-" else source.read_bytes()
+    if raw and b"lockstep-keyring" in raw:
+        need(not source.stat().st_mode & 0o077, f"{source}: group or others can read it")
+        return json.loads(raw)
+    secret = secret_of(raw) if raw is not None else seed_of(ask("Words"), ask("Their passphrase, or nothing"))
     identities = [identity_of(secret), identity_of(secret[:32])]
-    return pyrage.decrypt((root / "keys/node.age").read_bytes(), identities)
+    return json.loads(pyrage.decrypt((root / "keys/node.age").read_bytes(), identities))
 
-# ---- §3, §6, §11.4: sealed objects
-LOG = re.compile("log/([0-9a-f]{8})/([0-9a-f]{8}-[0-9a-f]{8})-([0-9a-f]{16})[.]seg")
-SNAPSHOT = re.compile("snapshots/([0-9a-f]{8})/([0-9a-f]{16})-[0-9a-f]{8}-([0-9a-f]{8})[.]snap")
-PART = re.compile("tail/([0-9a-f]{16})(-[0-9a-f]{8}-[0-9a-f]{8})?[.]part")
-Record = collections.namedtuple("Record", "place seq chain plain")
-Batch = collections.namedtuple("Batch", "place seq kind version session millis statements")
+LOG = re.compile("log/([0-9a-f]{8})/([0-9a-f]{8}-[0-9a-f]{8})-[0-9a-f]{16}[.]seg")
+SNAPSHOT = re.compile("snapshots/([0-9a-f]{8})/([0-9a-f]{16})-[0-9a-f]{8}-[89a-f][0-9a-f]{7}[.]snap")
+PART = re.compile("tail/[0-9a-f]{16}(-[0-9a-f]{8}-[0-9a-f]{8})?[.]part")
+Record = collections.namedtuple("Record", "place at plain")  # `at`: seq and chain
 
-def name_of(kind, generation, epoch, seq, index):
+def name_of(kind, generation, epoch, seq, index):  # §3
     return (f"log/{generation:08x}/{epoch:08x}-{index:08x}-{seq:016x}.seg" if kind == 1 else
             f"snapshots/{generation:08x}/{seq:016x}-{epoch:08x}-{index:08x}.snap")
 
 class Store:
-    def __init__(self, root, options):
-        need((root / "lockstep.json").is_file(), f"{root}: no store, for it has no lockstep.json")
-        marker = version_1("lockstep", (root / "lockstep.json").read_bytes())
-        ring = version_1("lockstep-keyring", key_ring(root, options))
-        need(marker["store_id"].lower() == ring["store_id"].lower(), "the key ring of another store")
+    def __init__(self, root, source):
+        marker, ring = json.loads((root / "lockstep.json").read_bytes()), key_ring(root, source)
+        forms = [(found["format"], found["version"]) for found in (marker, ring)]
+        need(forms == [("lockstep", 1), ("lockstep-keyring", 1)], f"forms that are not known: {forms}")
+        self.id = bytes.fromhex(ring["store_id"])
+        need(bytes.fromhex(marker["store_id"]) == self.id, "the key ring of another store")
         self.keys = {sha256(b"lockstep key id" + key)[:4]: key for key in map(bytes.fromhex, ring["keys"])}
-        self.files = {file.relative_to(root).as_posix(): file for file in root.glob("*/**/*") if file.is_file()}
-        self.parts = dict(self.segments_in_parts())
-
-    def segments_in_parts(self):
-        """§3.1: the names that they have once they are put together, and their bytes."""
-        segments = collections.defaultdict(dict)
-        for part in filter(None, map(PART.fullmatch, self.files)):
-            if data := self.files[part[0]].read_bytes():
-                segments[data[:128]][int(part[1], 16)] = data[128:]
+        files = (file for file in root.glob("*/**/*") if file.is_file())
+        self.objects = {file.relative_to(root).as_posix(): file.read_bytes for file in files}
+        segments = collections.defaultdict(list)  # §3.1. Behind a missing part none opens.
+        for part in sorted(filter(PART.fullmatch, self.objects)):
+            if data := self.objects[part]():
+                segments[data[:128]].append(data[128:])
         for header, frames in segments.items():
-            numbers = struct.unpack_from("<10xB21xIIQI", header)
-            missing = set(range(numbers[3], max(frames))) - frames.keys()
-            if name_of(*numbers) not in self.files:
-                need(not missing, f"{name_of(*numbers)}: parts are missing: {sorted(missing)}")
-                yield name_of(*numbers), header + b"".join(frames[seq] for seq in sorted(frames))
-
-    def names(self, form):
-        return filter(None, map(form.fullmatch, {*self.files, *self.parts}))
+            name = name_of(1, *struct.unpack_from("<32xIIQI", header))
+            self.objects.setdefault(name, functools.partial(bytes, b"".join([header, *frames])))
 
     def unseal(self, name):
-        """What the header is bound to, as a record without a plaintext; then a record for each frame."""
-        need(name in self.parts or name in self.files, f"{name}: it is not there")
-        data = self.parts.get(name) or self.files[name].read_bytes()
-        is_log, good = LOG.fullmatch(name), data[:8] == b"LOCKSTEP" and sha256(data[:112])[:16] == data[112:128]
+        """§6: what the header is bound to, as a record without a plaintext; then a record for each frame."""
+        need(name in self.objects, f"{name}: it is not there")
+        data, is_log = self.objects[name](), name.startswith("log/")
         end = len(data.rstrip(b"\0")) if is_log else len(data)
-        if is_log and not good and end <= 128:
+        is_good = data[:8] == b"LOCKSTEP" and sha256(data[:112])[:16] == data[112:128]
+        if is_log and not is_good and end <= 128:
             return  # R7
-        need(good, f"{name}: the header is damaged")
-        version, kind, zero, key_id, *numbers, zeros, prev, nonce = struct.unpack_from(
-            "<8xHBB4s16xIIQI12s32s16s", data)
+        need(is_good, f"{name}: the header is damaged")
+        version, kind, zero, key_id, store_id, *numbers, zeros, prev, prefix = struct.unpack_from(
+            "<8xHBB4s16sIIQI12s32s16s", data)
         need(version == 1 and kind in (1, 2) and not zero and not any(zeros),
              f"{name}: kind {kind} of format version {version}; this program knows 1 and 2 of version 1")
-        need(name_of(kind, *numbers) == name, f"{name}: the object of another name")
+        need(store_id == self.id and name_of(kind, *numbers) == name, f"{name}: an object of another store or name")
         need(key_id in self.keys, f"{name}: wrong key: sealed with {key_id.hex()}")
-        yield Record(name, numbers[2] - 1, prev, None)
-        at, chain = 128, sha256(data[:128])
-        for seq in itertools.count(numbers[2]):
-            if at >= end:
-                return
+        seq, at, chain = numbers[2], 128, sha256(data[:128])
+        yield Record(name, (seq - 1, prev), None)
+        while at < end:
+            place, number = f"{name}: seq {seq}", struct.pack("<Q", seq)
             size, complement = struct.unpack("<II", data[at:at + 8].ljust(8, b"\0"))
-            is_valid = size ^ complement == 2**32 - 1 and 16 <= size <= 2**30 + 16
-            sealed, after, plain = data[at + 8:at + 8 + size], at + 8 + size, None
-            count, place = struct.pack("<Q", seq), f"{name}: seq {seq}"
-            with contextlib.suppress(nacl.exceptions.CryptoError):
-                plain = is_valid and sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
-                    sealed, chain + count, nonce + count, self.keys[key_id])
-            if not plain:
-                torn = is_log and is_torn(data, at, end - at, seq, size if is_valid else None)
-                need(torn, f"{place}, offset {at}: damaged")
+            if size ^ complement != 2**32 - 1 or not 16 <= size <= 2**30 + 16:
+                size = 0
+            sealed, mark, behind = data[at + 8:at + 8 + size].ljust(16, b"\0"), number[:4] + b"END.", at + 8 + size
+            try:
+                plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                    sealed, chain + number, prefix + number, self.keys[key_id])
+            except nacl.exceptions.CryptoError:
+                need(is_log and is_torn(data[at:], at, end - at, seq, size), f"{place}, offset {at}: damaged")
                 return
-            mark, at, chain = count[:4] + b"END.", after + 8, sha256(chain + sealed)
-            is_cut = is_log and mark.startswith(data[after:max(after, end)])
-            need(is_cut or data[after:at] == mark, f"{place}, offset {after}: the end mark is damaged")
-            yield Record(place, seq, chain, plain)
+            is_cut = is_log and mark.startswith(data[behind:max(behind, end)])
+            need(is_cut or data[behind:behind + 8] == mark, f"{place}, offset {behind}: the end mark is damaged")
+            at, chain = behind + 8, sha256(chain + sealed)
+            yield Record(place, (seq, chain), plain)
+            seq += 1
 
-def is_torn(data, at, w, number, size):
-    """R18 to R20: an interrupted write, not damage. `size` where the prefix is valid."""
-    rest = data[at:]
+def is_torn(rest, at, w, number, size):  # R18 to R20: not damaged. `size` is 0 where the prefix is not valid
     ahead = [int.from_bytes(mark[1], "little") - number for mark in re.finditer(rb"(?s)(?=(....)END\.)", rest[:w])]
-    if any(0 < count % 2**32 <= w // 32 for count in ahead):
-        return False
-    length = w if size is None else size + 16
-    cut = min(512 - at % 512, length)
+    length, is_short = (size + 16, w <= size + 8) if size else (w, w < 8)
     limit = 16 + min(~int.from_bytes(rest[4:8], "little") % 2**32, 2**30 + 16)
-    sectors = [(rest[:cut], 4 if w <= limit else 8)]
-    sectors += [(rest[start:min(start + 512, length)], 16) for start in range(cut, length, 512)]
-    is_short = w < 8 if size is None else w <= size + 8
-    return is_short or w <= length and any(len(sector) >= least and not any(sector) for sector, least in sectors)
+    sectors = [(rest[max(start, 0):min(start + 512, length)], 16 if start > 0 else 4 if w <= limit else 8)
+               for start in range(-(at % 512), length, 512)]
+    is_lost = w <= length and any(len(sector) >= least and not any(sector) for sector, least in sectors)
+    return (is_short or is_lost) and not any(0 < count % 2**32 <= w // 32 for count in ahead)
 
-# ---- §9: snapshots
 def put_together(store, name, chain, file):
-    """Writes what the snapshot is built on, then its own pages. Its meta."""
-    records, given, pages = store.unseal(name), 0, None
-    bound, record = itertools.islice(records, 2)
-    meta = dict(json.loads(record.plain[1:]), prev=bound.chain)
-    size, parent = meta["page_size"], meta.get("parent")
+    """§9: writes what the snapshot is built on, then its own pages. Its meta."""
+    bound, first, *frames, last = store.unseal(name)
+    kinds = [record.plain[0] for record in (first, *frames, last)]
+    need(kinds in [[begin, *[17] * len(frames), 18] for begin in (16, 19)], f"{name}: frames of the kinds {kinds}")
+    need(chain in (None, last.at[1]), f"{name}: another chain than is named")
+    meta = dict(json.loads(first.plain[1:]), prev=bound.at[1])
+    size, parent, given = meta["page_size"], meta.get("parent"), 0
     if parent:
         put_together(store, parent["name"], bytes.fromhex(parent["chain"]), file)
     file.truncate(size * meta["page_count"])
-    for record in records:
-        need(pages is None and record.plain[0] in (17, 18), f"{record.place}: frame kind {record.plain[0]}")
-        if record.plain[0] == 18:
-            pages = json.loads(record.plain[1:])["pages"]
-            continue
-        body = io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(record.plain[1:]))
+    for frame in frames:
+        body = io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(frame.plain[1:]))
         for page, in struct.iter_unpack("<I", body.read(4 * int.from_bytes(body.read(4), "little"))):
             file.seek((page - 1) * size)
             given += file.write(body.read(size)) // size
-    need(given == pages == (pages if parent else meta["page_count"]), f"{name}: frames or pages are missing")
-    need(chain in (None, record.chain), f"{name}: another chain than is named")
-    file.flush()
+    need(given == json.loads(last.plain[1:])["pages"], f"{name}: pages are missing")
+    need(parent or given == meta["page_count"], f"{name}: a base of {given} pages, not {meta['page_count']}")
     return meta
 
-# ---- §11.2, §11.3: segments and records
-def newest_history(store):
-    """R3 to R6. The segments of the generation, in the order in which they were written."""
-    names = sorted(store.names(LOG), key=lambda name: (name[2], name[3]))
-    for newest in reversed(names):
-        if len(list(itertools.islice(store.unseal(newest[0]), 2))) == 2:
-            return [name for name in names if name[1] == newest[1]]
-    raise ValueError("log: no segment holds a record")
-
-def records_of(store, names):
-    """R7 to R13, from the end. What the first segment is bound to, then all records that are not void."""
-    kept, passed = [], []
-    for name in reversed(names):
-        found, damage = [], None
-        try:
-            found.extend(store.unseal(name))
-        except ValueError as error:
-            damage = error
-        if damage and not (found and kept):
-            raise damage
-        if len(found) < 2:
-            continue  # R9
-        ends = [(record.seq, record.chain) for record in found[-2:]]
-        bound = (kept[0].seq, kept[0].chain) if kept else ends[-1]
-        if bound not in ends:
-            what = f"seq {ends[1][0] + 1} to {bound[0]} are missing behind it, or two histories meet"
-            need(len(found) == 2, damage or f"{name}: {what}")
-            passed.append(ends[0])  # R12
-            continue
-        void = [end for end in ends[1:] if end != bound]  # R11
-        need(all(end in ends and end not in void for end in passed), f"{name}: two histories meet behind it")
-        kept, passed = found[:len(found) - len(void)] + kept[1:], []
-    need(kept and not passed, "log: two histories meet, or it has no beginning")
-    return kept
-
-# ---- §8: batches
-SPELLED = {
-    b"\1": lambda value: b"%d" % varint(io.BytesIO(value)),
-    b"\2": lambda value: b"'%s'" % value.replace(b"'", b"''"),
-    b"\3": lambda value: b"x'%s'" % value.hex().encode()}
-
-class Decoder:
-    """The compressed stream and the shapes of one segment."""
-    def __init__(self):
-        self.stream, self.shapes = zstandard.ZstdDecompressor(max_window_size=2**19).decompressobj(), []
-
-    def statements(self, body):
-        batch = io.BytesIO(self.stream.decompress(body))
-        found = [self.statement(batch, varint(batch)).decode() for _ in range(varint(batch))]
-        need(not batch.read(1), "bytes are left over")
-        return found
-
-    def statement(self, batch, tag):
-        if tag == 0:
-            return batch.read(varint(batch))
-        if tag == 1:
-            self.shapes.append((re.split(rb"([\1\2\3])", batch.read(varint(batch))), []))
-        parts, old = self.shapes[tag - 2]
-        markers = parts[1::2]
-        bits = int.from_bytes(batch.read((len(markers) + 7) // 8), "little") if old else -1
-        new = [batch.read(varint(batch)) if bits >> at & 1 else old[at] for at in range(len(markers))]
-        if sum(map(len, new)) <= 4096:
-            old[:] = new
-        made = list(parts)
-        made[1::2] = [SPELLED[marker](value) for marker, value in zip(markers, new)]
-        return b"".join(made)
-
-def decided(records):
-    """§7, R23. The batches, in the order in which they are executed."""
-    held = []
-    for place, seq, _, plain in records:
-        kind, body = plain[0], plain[1:]
-        need(1 <= kind <= 5, f"{place}: record kind {kind}; this program knows 1 to 5")
-        if kind == 1:
-            opened = json.loads(body)
-            millis, session, decoder = opened["time"], opened["session"].lower(), Decoder()
-        elif kind == 3:
-            rewind = json.loads(body)
-            need(not held or held[0].seq == rewind["seq"], f"{place}: a rewind of a batch that is not the newest")
-            millis = max(millis, rewind["time"])
-            yield from held[1:]
-            held = []  # Behind a snapshot there may be none (R33).
-        elif kind != 4:
-            head = io.BytesIO(body)
-            version = int.from_bytes(head.read(4), "little")
-            millis += varint(head)
-            batch = Batch(place, seq, kind, version, session, millis, decoder.statements(head.read()))
-            if kind == 2:
-                yield from held
-                held = [batch]
-            elif held:
-                held.append(batch)
-            else:
-                yield batch
-    yield from held
-
-# ---- §11.5: the database
-PRAGMAS = "foreign_keys", "defer_foreign_keys", "legacy_alter_table", "quick_check", "integrity_check"
-FORBIDDEN = [getattr(sqlite3, f"SQLITE_{action}") for action in (
-    "ATTACH", "DETACH", "TRANSACTION", "SAVEPOINT", "CREATE_VTABLE", "DROP_VTABLE")]
-
-def allowed(action, name, *_):
-    """R28. (No extension can be loaded in Python unless one asks for it.)"""
-    denied = action in FORBIDDEN or action == sqlite3.SQLITE_PRAGMA and name.lower() not in PRAGMAS
-    return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
-
-def set_clock(db, millis):
-    """R27: SQLite's own functions, but `now` is what `millis` gives."""
-    clock = sqlite3.connect(":memory:")
-    def call(name, *values):
-        now = datetime.fromtimestamp(millis() / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        values = [now if str(value).lower() == "now" else value for value in values]
-        return clock.execute(f"SELECT {name}({', '.join('?' * len(values))})", values).fetchone()[0]
-    for name in ("strftime", "datetime", "date", "time", "julianday", "unixepoch"):
-        db.create_function(name, -1, functools.partial(call, name))
-    for word, name in (("current_timestamp", "datetime"), ("current_date", "date"), ("current_time", "time")):
-        db.create_function(word, 0, functools.partial(call, name, "now"))
-
-def execute(path, batches, version):
-    """R24 to R29. The data_version then, which is as given before any transaction."""
-    db, session, batch = sqlite3.connect(path, isolation_level=None, cached_statements=0), None, None
-    db.executescript("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
-    set_clock(db, lambda: batch.millis)
-    for batch in batches:
-        if batch.session != session:  # R24
-            db.executescript("PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF;")
-        if batch.kind == 2:
-            db.execute("BEGIN")
-            version = batch.version
-        session = batch.session
-        db.set_authorizer(allowed)
-        for sql in batch.statements:
-            db.execute(sql).fetchall()
-        db.set_authorizer(None)
-        db.commit()
-    found = db.execute("PRAGMA integrity_check").fetchall()
-    need(found == [("ok",)], f"the database: integrity_check: {found}")
-    if version is not None:
-        (found,), = db.execute("SELECT intval FROM vars WHERE name = 'data_version'")
-        need(found % 2**32 == version, f"the database: data_version is {found}, but {version} in the log")
-    db.close()
-    return version
-
-def newest_snapshot(store, generation, file):
-    """R30: its name, its seq and its meta."""
-    names = [name for name in store.names(SNAPSHOT) if name[1] == generation and name[3] >= "8"]
+def newest_snapshot(store, generation, file):  # R30: its name, its seq and its meta
+    names = [name for name in map(SNAPSHOT.fullmatch, store.objects) if name and name[1] == generation]
     for name in sorted(names, key=lambda name: name[2], reverse=True):
         try:
             return name[0], int(name[2], 16), put_together(store, name[0], None, file)
@@ -333,44 +154,147 @@ def newest_snapshot(store, generation, file):
     file.truncate(0)
     return "none", 0, {}
 
+def history(store):
+    """R3 to R13, from the end. With each segment its generation, what it is bound to, and all from there on."""
+    kept, passed, generation = [], [], None
+    for name in sorted(filter(None, map(LOG.fullmatch, store.objects)), key=lambda name: name[2], reverse=True):
+        if generation not in (None, name[1]):
+            continue
+        found, damage = [], None
+        try:
+            found.extend(store.unseal(name[0]))
+        except ValueError as error:
+            damage = error
+        need(not damage or found and kept, damage)
+        if len(found) < 2:
+            continue  # R9
+        ends = [record.at for record in found[-2:]]
+        bound = kept[0].at if kept else ends[1]
+        if bound not in ends:  # R12, R13
+            need(len(found) == 2, damage or f"{name[0]}: the next one is bound to seq {bound[0]}, not to its end")
+            passed.append(ends[0])
+            continue
+        good = ends if bound == ends[1] else ends[:1]  # R11
+        need(all(end in good for end in passed), f"{name[0]}: two histories meet behind it")
+        kept, passed, generation = found[:len(found) - 2 + len(good)] + kept[1:], [], name[1]
+        yield generation, kept
+    need(kept and not passed, "log: it has no beginning")
+
+SPELLED = {
+    b"\1": lambda value: b"%d" % varint(io.BytesIO(value)),
+    b"\2": lambda value: b"'%s'" % value.replace(b"'", b"''"),
+    b"\3": lambda value: b"x'%s'" % value.hex().encode()}
+
+def statements_of(batch, shapes):  # §8.2. `shapes`: those of the segment, each with its remembered values
+    for _ in range(varint(batch)):
+        tag = varint(batch)
+        if tag == 0:
+            yield batch.read(varint(batch)).decode()
+            continue
+        if tag == 1:
+            shapes.append((re.split(rb"([\1\2\3])", batch.read(varint(batch))), []))
+        parts, old = shapes[tag - 2]
+        markers, made = parts[1::2], list(parts)
+        bits = int.from_bytes(batch.read((len(markers) + 7) // 8), "little") if old else -1
+        new = [batch.read(varint(batch)) if bits >> at & 1 else old[at] for at in range(len(markers))]
+        if sum(map(len, new)) <= 4096:
+            old[:] = new
+        made[1::2] = [SPELLED[marker](value) for marker, value in zip(markers, new)]
+        yield b"".join(made).decode()
+    need(not batch.read(1), "bytes are left over behind a batch")
+
+def batches_of(records, done):  # §7, R23, R33: those behind `done` that count
+    newest, void = None, {json.loads(record.plain[1:])["seq"] for record in records if record.plain[0] == 3}
+    for place, (seq, _), plain in records:
+        kind, body = plain[0], io.BytesIO(plain[1:])
+        need(1 <= kind <= 5, f"{place}: record kind {kind}; this program knows 1 to 5")
+        if kind == 1:
+            opened = json.load(body)
+            need(seq == records[0].at[0] or not opened.get("start"), f"{place}: a second beginning")  # R14
+            millis, session, shapes = opened["time"], opened["session"].lower(), []
+            stream = zstandard.ZstdDecompressor(max_window_size=2**19).decompressobj()
+        elif kind == 3:
+            rewind = json.load(body)
+            is_known = rewind["seq"] == newest != done or newest is None and rewind["seq"] < done
+            need(is_known, f"{place}: a rewind of a batch that is not the newest")
+            millis, newest = max(millis, rewind["time"]), None
+        elif kind != 4:
+            version, millis = int.from_bytes(body.read(4), "little"), millis + varint(body)
+            statements = list(statements_of(io.BytesIO(stream.decompress(body.read())), shapes))
+            newest = seq if kind == 2 else newest
+            if seq > done and seq not in void:
+                yield kind, version, session, millis, statements
+
+PRAGMAS = "foreign_keys", "defer_foreign_keys", "legacy_alter_table", "quick_check", "integrity_check"
+FORBIDDEN = [getattr(sqlite3, f"SQLITE_{action}") for action in (
+    "ATTACH", "DETACH", "TRANSACTION", "SAVEPOINT", "CREATE_VTABLE", "DROP_VTABLE")]
+
+def allowed(action, name, *_):  # R28. (No extension can be loaded in Python unless one asks for it.)
+    denied = action in FORBIDDEN or action == sqlite3.SQLITE_PRAGMA and name.lower() not in PRAGMAS
+    return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+def set_clock(db, millis):  # R27: SQLite's own functions, but `now` is what `millis` gives
+    clock = sqlite3.connect(":memory:")
+    def call(name, *values):
+        now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(millis() // 1000)) + f".{millis() % 1000:03}"
+        values = [now if str(value).lower() == "now" else value for value in values]
+        return clock.execute(f"SELECT {name}({', '.join('?' * len(values))})", values).fetchone()[0]
+    for name in ("strftime", "datetime", "date", "time", "julianday", "unixepoch"):
+        db.create_function(name, -1, functools.partial(call, name))
+    for word, name in (("current_timestamp", "datetime"), ("current_date", "date"), ("current_time", "time")):
+        db.create_function(word, 0, functools.partial(call, name, "now"))
+
+def execute(path, batches, version):  # R24 to R29. The data_version then; before any transaction as given
+    db, before = sqlite3.connect(path, isolation_level=None, cached_statements=0), None
+    db.executescript("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
+    set_clock(db, lambda: millis)
+    for kind, claimed, session, millis, statements in batches:
+        if session != before:  # R24
+            db.executescript("PRAGMA foreign_keys = ON; PRAGMA legacy_alter_table = OFF;")
+            before = session
+        if kind == 2:
+            db.execute("BEGIN")
+            version = claimed
+        db.set_authorizer(allowed)
+        for sql in statements:
+            db.execute(sql).fetchall()
+        db.set_authorizer(None)
+        db.commit()
+    need(db.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the database: integrity_check failed")
+    if version is not None:
+        (found,), = db.execute("SELECT intval FROM vars WHERE name = 'data_version'")
+        need(found % 2**32 == version, f"the database: data_version is {found}, but {version} in the log")
+    db.close()
+    return version
+
 def restore(store, file):
-    names = newest_history(store)
-    snapshot, done, meta = newest_snapshot(store, names[0][1], file)
-    seqs = [int(name[3], 16) for name in names]
-    sure = [at for at, after in enumerate(seqs[1:] + [2**65]) if seqs[at] < done and seqs[at] + 2 <= after]  # R31
-    root, *records = records_of(store, [name[0] for name in names[max(sure, default=0):]])
+    meta = None
+    for generation, (root, *records) in history(store):
+        if meta is None:
+            snapshot, done, meta = newest_snapshot(store, generation, file)
+        if root.at[0] + 1 < done:
+            break  # R31
     if meta:  # R32
-        need((done, meta["prev"]) in [(record.seq, record.chain) for record in (root, *records)],
-             f"{snapshot}: of another log, or of more, or less, than is there")
+        need((done, meta["prev"]) in [record.at for record in (root, *records)], f"{snapshot}: not of this log")
     else:  # R14, R22
         start = json.loads(records[0].plain[1:]).get("start")
         need(start, f"{records[0].place}: the beginning of the generation is missing")
         if base := start.get("base"):
             meta = put_together(store, base["name"], bytes.fromhex(base["chain"]), file)
-    batches = (batch for batch in decided(records) if batch.seq > done)  # R33
-    version = execute(file.name, batches, meta.get("data_version"))
-    print(f"position: generation {int(names[0][1], 16)}, seq {records[-1].seq}, chain {records[-1].chain.hex()}")
-    print("snapshot:", snapshot)
+    version = execute(file.name, batches_of(records, done), meta.get("data_version"))
+    seq, chain = records[-1].at
+    print(f"position: generation {int(generation, 16)}, seq {seq}, chain {chain.hex()}\nsnapshot: {snapshot}")
     print("data_version:", "none" if version is None else version)
 
-def main():
-    parser = argparse.ArgumentParser(description="Restores the database that a Lockstep store holds.")
-    parser.add_argument("store", type=Path, help="the folder of the backup")
-    parser.add_argument("dest", type=Path, help="the database to make; must not be there")
-    secret = parser.add_mutually_exclusive_group(required=True)
-    secret.add_argument("--hsm-secret", metavar="FILE")
-    secret.add_argument("--key-file", metavar="FILE")
-    secret.add_argument("--words", action="store_true", help="asks for the words, then for their passphrase")
-    options = parser.parse_args()
-    dest = options.dest.absolute()
+def main(root, dest, source):
     need(not dest.exists(), f"{dest}: it is there already")
-    with tempfile.NamedTemporaryFile(dir=dest.parent, prefix=dest.name + ".") as file:
-        restore(Store(options.store, options), file)
+    with tempfile.NamedTemporaryFile(dir=dest.parent, prefix=dest.name + ".", buffering=0) as file:
+        restore(Store(root, source), file)
         os.fsync(file.fileno())
         os.link(file.name, dest)
 
 if __name__ == "__main__":
     try:
-        main()
+        main(*map(Path, sys.argv[1:])) if len(sys.argv) == 4 else sys.exit(__doc__)
     except Exception as error:
         sys.exit(f"lockstep_reader: {str(error) or repr(error)}")

@@ -155,25 +155,37 @@ impl FileSet {
         Ok(None)
     }
 
-    /// Puts those files into a restored node's directory that belong into it and are not there, and gives their names.
+    /// Puts those files into a restored node's directory that belong into it and are not there.
     ///
     /// # Errors
     /// Where the directory cannot be written.
-    pub fn put_back(&self, directory: &Path) -> Result<Vec<String>> {
-        let mut put = Vec::new();
-        for file in self.files.iter().filter(|file| is_inside(&file.name)) {
+    pub fn put_back(&self, directory: &Path) -> Result<PutBack> {
+        let mut names = PutBack::default();
+        for file in &self.files {
             let path = directory.join(&file.name);
-            if path.symlink_metadata().is_ok() {
+            if !is_inside(&file.name) || path.symlink_metadata().is_ok() {
+                if !fs::read(&path).is_ok_and(|there| there == *file.content) {
+                    names.left.push(file.name.clone());
+                }
                 continue;
             }
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
             }
             file.write(&path)?;
-            put.push(file.name.clone());
+            names.put.push(file.name.clone());
         }
-        Ok(put)
+        Ok(names)
     }
+}
+
+/// What became of companion files in a restore, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PutBack {
+    /// Written.
+    pub put: Vec<String>,
+    /// There already, with another content, or none of the directory's own: for a person to ask for.
+    pub left: Vec<String>,
 }
 
 /// A path that leads to a place below the directory that it starts from.
@@ -290,14 +302,17 @@ mod tests {
             modified: 0,
             content: Zeroizing::new(name.as_bytes().to_vec()),
         };
-        let names = ["config", "kept", "a/b.pem", "../config", "/etc/x", "a/../../y", ""];
+        let names = ["config", "kept", "same", "a/b.pem", "../config", "/etc/x", "a/../../y", ""];
         let files = names.map(file).to_vec();
         let set = FileSet { time: 1, include: Vec::new(), include_secret: false, files };
         let outer = tempfile::tempdir().unwrap();
         let node = outer.path().join("node");
         fs::create_dir(&node).unwrap();
         fs::write(node.join("kept"), "mine").unwrap();
-        assert_eq!(set.put_back(&node).unwrap(), ["config", "a/b.pem"]);
+        fs::write(node.join("same"), "same").unwrap();
+        let names = set.put_back(&node).unwrap();
+        assert_eq!(names.put, ["config", "a/b.pem"]);
+        assert_eq!(names.left, ["kept", "../config", "/etc/x", "a/../../y", ""]);
         assert_eq!(fs::read(node.join("kept")).unwrap(), b"mine");
         assert_eq!(fs::metadata(node.join("a/b.pem")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1, "nothing beside it");

@@ -461,6 +461,28 @@ fn a_full_destination_of_init_leaves_nothing_that_looks_like_a_backup() {
 }
 
 #[test]
+fn a_secret_of_another_node_in_the_directory_is_refused_before_anything_is_changed() {
+    let (backed, mut node, _) = running(41);
+    node.stop().unwrap();
+    let dest = backed.dir().path("early/regtest");
+    fs::create_dir_all(&dest).unwrap();
+    fs::write(dest.join("hsm_secret"), [9; 32]).unwrap();
+    let before = files_under(&backed.store());
+    let restore = || Cli::new(["restore", &backed.url()]).arg(&dest);
+    let given = || restore().arg("--hsm-secret").arg(backed.network_file("hsm_secret")).run();
+    assert_says(&given(), 12, &["hsm_secret' is another node's", "move it aside"]);
+    let tried = "what was tried is the node's hsm_secret in";
+    assert_says(&restore().run(), 12, &["wrong key for", tried, "--words"]);
+    assert_eq!(files_under(&backed.store()), before);
+    fs::remove_file(dest.join("hsm_secret")).unwrap();
+    let said = given().expect_success().stdout;
+    assert!(
+        said.contains("'important-plugin=/") && said.contains("start lightningd here"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_folder_without_its_marker_is_a_mount_that_is_missing() {
     let (backed, mut node, mut workload) = running(14);
     node.kill().unwrap();
@@ -471,6 +493,10 @@ fn a_folder_without_its_marker_is_a_mount_that_is_missing() {
     assert_says(&backed.cli("status"), 1, &["folder is not there", "mount what belongs at"]);
     let dest = backed.new_dest();
     assert_says(&backed.restore(&dest).run(), 10, &["no backup in", "folder is not there"]);
+    // Whoever restores knows the disk, but not always the folder's name.
+    let above = backed.restore_of(&backed.dir().file_url(""), &dest).run();
+    let further = format!("look one folder further: {}", backed.dir().file_url("away"));
+    assert_says(&above, 10, &["no backup in", &further]);
 
     fs::create_dir(backed.store()).unwrap();
     let reason = reason_not_to_go_on(&mut node);

@@ -109,6 +109,7 @@ fn files_are_kept_from_the_beginning_and_come_back_with_the_node() {
     let report = restore.arg(backed.url()).arg(&dest).run().expect_success().json();
     let put = ["client-key.pem", "emergency.recover", "hsm_secret", "more/notes"];
     assert_eq!(report["files"], json!(put));
+    assert_eq!(report["files_left"], json!(["../config", "config"]));
     assert_eq!(fs::read_to_string(dest.join("config")).unwrap(), "alias=other\n");
     let secret = |folder: &Path| fs::read(folder.join("hsm_secret")).unwrap();
     assert_eq!(secret(&dest), secret(&backed.network_dir()));

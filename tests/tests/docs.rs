@@ -1,12 +1,14 @@
-//! What the pages tell people to type works: each command that they name exists with its options, and the blocks that
-//! are marked are run, in their order, on a simulated node.
+//! What the pages tell people to type works: each command that they name exists with its options, and the blocks of
+//! commands are run, in their order, on a simulated node, or say why they are not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use lockstep_proto::destination::Destination;
 use lockstep_tests::binaries::{self, Cli};
+use lockstep_tests::servers::moto;
 use lockstep_tests::sim::{Node, NodeConfig};
 use lockstep_tests::testdir::TestDir;
 use lockstep_tests::workload::Workload;
@@ -14,10 +16,22 @@ use lockstep_tests::workload::Workload;
 const WORDS: &str =
     "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
 
-/// Blocks that follow this line are run.
-const RUN: &str = "<!-- run -->";
-/// The same, where nothing of the node is left.
-const RUN_ELSEWHERE: &str = "<!-- run on a new machine -->";
+/// Marks of blocks that are run: on the node's machine, …
+const RUN: &str = "run";
+/// … where nothing of the node is left, …
+const RUN_ELSEWHERE: &str = "run on a new machine";
+/// … on a third machine, …
+const RUN_ON_STANDBY: &str = "run on a standby";
+/// … on a node without a backup, with a bucket of the name `bucket`, …
+const RUN_WITH_BUCKET: &str = "run with a bucket";
+/// … or that has one of the Python plugin.
+const RUN_FROM_PYTHON: &str = "run, coming from the Python plugin";
+/// What else the command ends with, and why.
+const EXIT_CODE: &str = "run, exit code ";
+/// Why a block is not run.
+const NOT_RUN: &str = "not run: ";
+/// What `.ci/run` itself takes out of the README.
+const RUN_BY_CI: [&str; 2] = ["demo", "all tests"];
 
 /// Every page for people, by its path from the top, with its text.
 fn pages() -> Vec<(String, String)> {
@@ -135,21 +149,39 @@ fn each_kind_of_error_has_its_remedy() {
     assert!(count >= 10, "only {count} kinds of errors were found: the search is broken");
 }
 
-/// The marked blocks of a page: the mark, and the commands.
-fn marked(text: &str) -> Vec<(&str, String)> {
-    let mut blocks = Vec::new();
+/// A block of commands: the mark before it, and what stands in it.
+struct Block<'a> {
+    mark: &'a str,
+    text: String,
+}
+
+/// The blocks of commands of a page. What a person types is in a block of the language `sh`, and has a mark.
+fn blocks<'a>(page: &str, text: &'a str) -> Vec<Block<'a>> {
+    let (mut blocks, mut before) = (Vec::new(), "");
     let mut lines = text.lines().map(str::trim);
     while let Some(line) = lines.next() {
-        if line != RUN && line != RUN_ELSEWHERE {
+        let Some(language) = line.strip_prefix("```") else {
+            before = if line.is_empty() { before } else { line };
             continue;
-        }
-        let fence = lines.find(|line| !line.is_empty()).unwrap_or_default();
-        assert!(["```sh", "```console"].contains(&fence), "no block behind {line}: {fence}");
+        };
         let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-        blocks.push((line, block.join("\n")));
+        let typed = ["backup-cli ", "lightning-cli ", "cargo ", "sudo ", "systemctl "];
+        let is_typed = block.iter().any(|line| typed.iter().any(|name| line.starts_with(name)));
+        if language == "sh" {
+            let mark = before.strip_prefix("<!-- ").and_then(|mark| mark.strip_suffix(" -->"));
+            let mark = mark.unwrap_or_else(|| panic!("{page}: a block has no mark: {block:?}"));
+            blocks.push(Block { mark, text: block.join("\n") });
+        } else {
+            assert!(!is_typed, "{page}: a block of commands that is not marked 'sh': {block:?}");
+        }
+        before = "";
     }
     blocks
 }
+
+/// How a page begins that has no beginning of its own.
+const INIT: &str = "backup-cli init --lightning-dir ~/.lightning/bitcoin file:///mnt/nas/my-node";
+const HOME: &str = "home";
 
 /// Where the blocks are run: a machine with a node, and another with nothing.
 struct Machines {
@@ -159,24 +191,39 @@ struct Machines {
 impl Machines {
     fn new() -> Self {
         let dir = TestDir::new();
-        for folder in ["home/.lightning", "elsewhere/.lightning", "mnt/nas", "usb", "bin"] {
+        for folder in [
+            "home/.lightning",
+            "elsewhere/.lightning",
+            "standby/.lightning",
+            "mnt/nas",
+            "usb",
+            "bin",
+        ] {
             dir.make_dir(folder);
         }
         let secret = dir.network_dir().join("hsm_secret");
         fs::write(secret, [&[0; 32], WORDS.as_bytes()].concat()).expect("a secret");
         fs::write(dir.network_dir().join("config"), "alias=a-node\n").expect("a config");
         symlink(dir.network_dir(), dir.path("home/.lightning/bitcoin")).expect("a link");
-        // lightningd is simulated: there is none to stop.
-        let stub = dir.path("bin/lightning-cli");
-        fs::write(&stub, "#!/bin/sh\nexit 0\n").expect("a stub");
-        fs::set_permissions(stub, fs::Permissions::from_mode(0o755)).expect("chmod");
+        // lightningd is simulated, and nothing is a service: there is none to stop.
+        for name in ["lightning-cli", "systemctl"] {
+            let stub = dir.path("bin").join(name);
+            fs::write(&stub, "#!/bin/sh\nexit 0\n").expect("a stub");
+            fs::set_permissions(stub, fs::Permissions::from_mode(0o755)).expect("chmod");
+        }
         Self { dir }
     }
 
     /// Runs a block with the paths of this machine.
     #[track_caller]
-    fn run(&self, page: &str, mark: &str, block: &str) {
-        let home = self.dir.path(if mark == RUN { "home" } else { "elsewhere" });
+    fn run(&self, page: &str, home: &str, block: &str) {
+        self.run_to(0, page, home, block, &[]);
+    }
+
+    /// The same, with that exit code, and more in the environment.
+    #[track_caller]
+    fn run_to(&self, code: i32, page: &str, home: &str, block: &str, more: &[(String, String)]) {
+        let home = self.dir.path(home);
         let root = self.dir.path("");
         let root = root.to_str().expect("a path").trim_end_matches('/');
         let block = block
@@ -193,9 +240,32 @@ impl Machines {
             .env("HOME", &home)
             .env("PATH", path.expect("paths"))
             .current_dir(&home)
-            .stdin(format!("{WORDS}\n"))
-            .run();
-        assert_eq!(run.code, Some(0), "{page}:\n{block}\n{run}");
+            .stdin(format!("{WORDS}\n"));
+        let run = more.iter().fold(run, |run, (name, value)| run.env(name, value)).run();
+        assert_eq!(run.code, Some(code), "{page}:\n{block}\n{run}");
+    }
+
+    /// A node with a backup, for pages that do not begin with making one.
+    fn backed_up(page: &str) -> Self {
+        let machines = Self::new();
+        machines.run(page, HOME, INIT);
+        machines.live();
+        machines
+    }
+
+    /// A node that has a backup of the Python plugin, and none of ours.
+    fn of_python_plugin(page: &str) -> Self {
+        let machines = Self::backed_up(page);
+        let export =
+            "backup-cli export --lightning-dir ~/.lightning/bitcoin --to /mnt/nas/my-node.bkp";
+        machines.run(page, HOME, export);
+        for name in ["backup.lock", "backup.key", "backup.witness"] {
+            fs::remove_file(machines.dir.network_dir().join(name)).expect("a file of ours");
+        }
+        fs::remove_dir_all(machines.dir.path("mnt/nas/my-node")).expect("our backup");
+        let config = "plugin=/opt/plugins/backup/backup.py\nalias=a-node\n";
+        fs::write(machines.dir.path("home/.lightning/config"), config).expect("a config");
+        machines
     }
 
     /// The node writes a while, with the plugin.
@@ -216,33 +286,94 @@ impl Machines {
 }
 
 #[test]
-fn the_marked_blocks_of_each_page_run() {
+fn each_block_of_each_page_is_run_or_says_why_not() {
+    let name = "each_block_of_each_page_is_run_or_says_why_not";
     let mut count = 0;
     for (page, text) in pages() {
-        let blocks = marked(&text);
-        if blocks.is_empty() {
-            continue;
-        }
-        let machines = Machines::new();
-        // A page begins with its own `init`, or with a node that has a backup.
-        let (mut blocks, mut begun) = (blocks.into_iter().peekable(), false);
-        if !blocks.peek().is_some_and(|(_, block)| block.contains("backup-cli init")) {
-            machines.run(
-                &page,
-                RUN,
-                "backup-cli init --lightning-dir ~/.lightning/bitcoin file:///mnt/nas/my-node",
-            );
-            machines.live();
-            begun = true;
-        }
-        for (mark, block) in blocks {
-            machines.run(&page, mark, &block);
+        let mut own: Option<Machines> = None;
+        for Block { mark, text } in blocks(&page, &text) {
+            if let Some(reason) = mark.strip_prefix(NOT_RUN) {
+                eprintln!("{name}: {page}: not run, {reason}: {}", text.replace('\n', "; "));
+                assert!(reason.len() > 20, "{page}: a reason: {reason}");
+                continue;
+            }
+            if RUN_BY_CI.contains(&mark) {
+                assert_eq!(page, "README.md");
+                continue;
+            }
             count += 1;
-            if !begun {
-                machines.live();
-                begun = true;
+            match mark {
+                RUN_WITH_BUCKET => {
+                    let Some(server) = moto::start() else { continue };
+                    let server = server.with_bucket("bucket");
+                    Machines::new().run_to(0, &page, HOME, &text, &server.env);
+                    continue;
+                }
+                RUN_FROM_PYTHON => {
+                    let machines = Machines::of_python_plugin(&page);
+                    machines.run(&page, HOME, &text);
+                    let config = fs::read_to_string(machines.dir.path("home/.lightning/config"));
+                    let line = "important-plugin=/usr/local/bin/cln-lockstep\n";
+                    assert!(config.expect("a config").starts_with(line));
+                    continue;
+                }
+                _ => {}
+            }
+            // A page begins with its own `init`, or with a node that has a backup.
+            let Some(machines) = &own else {
+                let begins = text.contains("backup-cli init");
+                let machines = if begins { Machines::new() } else { Machines::backed_up(&page) };
+                machines.run(&page, HOME, &text);
+                if begins {
+                    machines.live();
+                }
+                own = Some(machines);
+                continue;
+            };
+            match mark {
+                RUN => machines.run(&page, HOME, &text),
+                RUN_ELSEWHERE => machines.run(&page, "elsewhere", &text),
+                RUN_ON_STANDBY => machines.run(&page, "standby", &text),
+                _ => {
+                    let code = mark.strip_prefix(EXIT_CODE).and_then(|rest| rest.split_once(": "));
+                    let (code, _) = code.unwrap_or_else(|| panic!("{page}: what is '{mark}'?"));
+                    machines.run_to(code.parse().expect("a code"), &page, HOME, &text, &[]);
+                }
             }
         }
     }
-    assert!(count >= 8, "{count} blocks were run");
+    assert!(count >= 17, "{count} blocks were run");
+}
+
+#[test]
+fn each_url_of_the_examples_is_one() {
+    let mut count = 0;
+    for (page, text) in pages() {
+        let words = text.split(|of: char| of.is_whitespace() || "`'|,;()".contains(of));
+        let known = ["s3://", "gs://", "az://", "file://", "https://"];
+        for url in words.filter(|word| known.iter().any(|scheme| word.starts_with(scheme))) {
+            // Links to pages, and schemes that stand for themselves.
+            let is_link = url.starts_with("https://") && !url.contains("my-node");
+            if is_link || url.contains('…') || known.contains(&url) {
+                continue;
+            }
+            count += 1;
+            let parsed = url.parse::<Destination>();
+            assert!(parsed.is_ok(), "{page}: {url}: {:?}", parsed.err());
+        }
+    }
+    assert!(count >= 20, "only {count} URLs were found: the search is broken");
+    for (page, providers) in [
+        ("nfs.md", &["Synology", "TrueNAS"][..]),
+        ("smb.md", &["cifs"]),
+        ("s3.md", &["AWS", "Cloudflare R2", "Backblaze B2", "MinIO", "Garage", "Ceph"]),
+        ("webdav.md", &["Nextcloud"]),
+        ("tor.md", &["socks5h"]),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/examples").join(page);
+        let text = fs::read_to_string(path).expect("an example");
+        for provider in providers {
+            assert!(text.contains(provider), "{page} says nothing of {provider}");
+        }
+    }
 }

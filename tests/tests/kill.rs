@@ -299,6 +299,20 @@ fn a_database_that_a_person_changed_is_restored_as_it_was_changed() {
 }
 
 #[test]
+fn a_quiet_node_that_is_stopped_in_order_takes_no_snapshot_when_it_is_started_again() {
+    let (backed, mut node, _) = running(37);
+    let before = snapshots(&backed);
+    node.write(&marked("the last for a while")).unwrap().expect_committed();
+    // The session ends, with a record of its own, long after the database was last written.
+    std::thread::sleep(Duration::from_secs(6));
+    node.stop().unwrap();
+    node.start().unwrap();
+    node.write(&marked("next")).unwrap().expect_committed();
+    assert_eq!(before, snapshots(&backed));
+    assert!(!node.logged("was written to without this plugin"));
+}
+
+#[test]
 fn a_death_after_the_commit_takes_no_snapshot() {
     let (backed, mut node, _) = running(36);
     let before = snapshots(&backed);

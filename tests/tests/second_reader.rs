@@ -53,7 +53,13 @@ fn make_python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-/// The Python reader, without a secret yet.
+#[test]
+fn it_is_short_enough_to_be_read() {
+    let lines = fs::read_to_string(READER).expect("the reader").lines().count();
+    assert!(lines <= 300, "{lines} lines");
+}
+
+/// The Python reader, without the secret yet.
 fn reader(python: &Path, store: &Path, dest: &Path) -> Cli {
     Cli::program(python, ["-B", READER]).arg(store).arg(dest)
 }
@@ -66,7 +72,7 @@ fn both(python: &Path, backed: &Backed, store: &Path) -> Option<(u64, u64)> {
     let (first, second) = (backed.new_dest(), backed.new_dest());
     let url = format!("file://{}", store.display());
     let theirs = backed.restore_of(&url, &first).arg("--json").run();
-    let ours = reader(python, store, &second).arg("--key-file").arg(key).run();
+    let ours = reader(python, store, &second).arg(key).run();
     if theirs.code != Some(0) || ours.code != Some(0) {
         let refused = theirs.code.is_some_and(|code| code > 1) && ours.code == Some(1);
         assert!(refused, "backup-cli: {theirs}\nPython: {ours}");
@@ -94,13 +100,9 @@ fn assert_same_report(report: &Value, printed: &str) {
 
 /// The Python reader restores with this secret, and no other database than `expected`.
 #[track_caller]
-fn assert_opens(python: &Path, backed: &Backed, expected: &Path, secret: &[&str], stdin: &str) {
+fn assert_opens(python: &Path, backed: &Backed, expected: &Path, secret: &str, stdin: &str) {
     let dest = backed.new_dest();
-    let mut run = reader(python, &backed.store(), &dest).stdin(stdin);
-    for argument in secret {
-        run = run.arg(argument);
-    }
-    run.run().expect_success();
+    reader(python, &backed.store(), &dest).arg(secret).stdin(stdin).run().expect_success();
     oracle::assert_same(expected, &dest);
     fs::remove_file(dest).unwrap();
 }
@@ -181,7 +183,7 @@ fn assert_damage_is_refused(python: &Path, backed: &Backed) {
         fs::write(copy.join(&name), bytes).unwrap();
         assert_eq!(both(python, backed, &copy), None);
         let key = backed.network_file("backup.key");
-        let run = reader(python, &copy, &backed.new_dest()).arg("--key-file").arg(key).run();
+        let run = reader(python, &copy, &backed.new_dest()).arg(key).run();
         assert!(run.stderr.contains(name.to_str().unwrap()), "{run}");
         fs::remove_dir_all(copy).unwrap();
     }
@@ -219,7 +221,7 @@ fn copy_without(backed: &Backed, damaged: bool, names: &[&str]) -> PathBuf {
 fn begins_with(python: &Path, backed: &Backed, store: &Path) -> String {
     let dest = backed.new_dest();
     let key = backed.network_file("backup.key");
-    let run = reader(python, store, &dest).arg("--key-file").arg(key).run().expect_success();
+    let run = reader(python, store, &dest).arg(key).run().expect_success();
     fs::remove_file(dest).unwrap();
     let line = run.stdout.lines().find_map(|line| line.strip_prefix("snapshot: "));
     line.expect("it says what it began with").to_owned()
@@ -407,12 +409,12 @@ fn every_secret_opens_a_store() {
         let database = node.database_path();
         let hsm_secret = backed.network_file("hsm_secret");
         let hsm_secret = hsm_secret.to_str().unwrap();
-        let opens = |secret: &[&str], stdin: &str| {
+        let opens = |secret: &str, stdin: &str| {
             assert_opens(python, &backed, &database, secret, stdin);
         };
-        opens(&["--hsm-secret", hsm_secret], "");
+        opens(hsm_secret, "");
         if words {
-            opens(&["--words"], &format!("{WORDS}\n\n"));
+            opens("-", &format!("{WORDS}\n\n"));
         }
         // What any age makes of a slot is a key file.
         let age = |decrypt: &str, slot: &str, secret: &str| {
@@ -424,7 +426,7 @@ fn every_secret_opens_a_store() {
             let _ = fs::remove_file(&ring);
             fs::write(&ring, run.stdout).unwrap();
             fs::set_permissions(&ring, fs::Permissions::from_mode(0o400)).unwrap();
-            opens(&["--key-file", ring.to_str().unwrap()], "");
+            opens(ring.to_str().unwrap(), "");
         };
         let with_passphrase = "pyrage.passphrase.decrypt(bytes.fromhex(sys.argv[2]), sys.argv[1])";
         age(with_passphrase, "passphrase-1.age", "correct horse");
@@ -434,7 +436,7 @@ fn every_secret_opens_a_store() {
         // The secret of another node.
         let other = file("other", &[7; 32]);
         let run = reader(python, &backed.store(), &backed.new_dest());
-        run.arg("--hsm-secret").arg(other).run().expect_code(1);
+        run.arg(other).run().expect_code(1);
     }
 }
 

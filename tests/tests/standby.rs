@@ -12,6 +12,7 @@ use lockstep_tests::oracle;
 use lockstep_tests::real::process::signal;
 use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::sim::{Node, NodeConfig, Standing};
+use lockstep_tests::testdir::copy_dir;
 use lockstep_tests::workload::{Workload, WorkloadConfig};
 use serde_json::Value;
 
@@ -71,8 +72,16 @@ fn a_standby_cannot_be_started_and_is_a_node_once_it_is_promoted() {
     assert_eq!(names(&standby(&backed)), ["backup.key", "backup.standby"]);
     let reason = reason_not_to_go_on(&mut node_there(&backed));
     assert!(reason.contains("there is no backup.lock"), "{reason}");
-    // What lightningd leaves of such a try is an empty file, which is in nobody's way.
+    assert!(reason.contains("this is a standby: 'backup-cli promote"), "{reason}");
+    // What lightningd leaves of such a try is in nobody's way: an empty file and its journal …
     fs::write(database(&backed), "").unwrap();
+    fs::write(standby(&backed).join("lightningd.sqlite3-journal"), [0; 512]).unwrap();
+    // … but for the secret that it made.
+    let secret = standby(&backed).join("hsm_secret");
+    fs::write(&secret, [9; 32]).unwrap();
+    let refused = promote(&backed, &["--take-over"]).expect_code(12);
+    assert!(refused.stderr.contains("hsm_secret' is another node's"), "{refused}");
+    fs::remove_file(secret).unwrap();
 
     // Nobody is shut out while it follows, …
     Backed::write(&mut node, &mut workload, 20);
@@ -91,6 +100,7 @@ fn a_standby_cannot_be_started_and_is_a_node_once_it_is_promoted() {
         names(&standby(&backed)),
         ["backup.key", "backup.lock", "backup.witness", "lightningd.sqlite3"]
     );
+    assert_eq!(report["files_left"], serde_json::json!([]));
     let message = node.write(&workload.next().unwrap()).unwrap().expect_refused();
     assert!(message.contains("was taken over"), "{message}");
 
@@ -109,6 +119,36 @@ fn a_standby_cannot_be_started_and_is_a_node_once_it_is_promoted() {
     let refused = cli("follow", &backed, &["--once"]).run().expect_code(1);
     assert!(refused.stderr.contains("already exists"), "{refused}");
     promote(&backed, &[]).expect_code(1);
+}
+
+#[test]
+fn the_newest_place_is_followed_and_an_older_one_takes_nothing_back() {
+    let (backed, mut node, mut workload) = running(33);
+    let older = backed.dir().path("older");
+    copy_dir(&backed.store(), &older).unwrap();
+    Backed::write(&mut node, &mut workload, 20);
+    let key = backed.network_file("backup.key");
+    let follow = |key_file: bool| {
+        let also = format!("--also={}", backed.url());
+        let url = format!("file://{}", older.display());
+        let cli = Cli::new(["follow", "--json", "--once", &also, &url]).arg(standby(&backed));
+        if key_file { cli.arg("--key-file").arg(&key).run() } else { cli.run() }
+    };
+    let report = follow(true).expect_success().json();
+    assert_eq!(report["from"], backed.url());
+    assert!(report["behind"].as_u64().unwrap() <= 2, "{report}");
+    // The newest place is away: the other one is older than the copy, which stays as it is.
+    let away = backed.dir().path("away");
+    fs::rename(backed.store(), &away).unwrap();
+    let refused = follow(false).expect_code(14);
+    assert!(refused.stderr.contains("shows an older state than the copy"), "{refused}");
+    // It is there again, and the one that was named is away.
+    fs::rename(&away, backed.store()).unwrap();
+    fs::rename(&older, &away).unwrap();
+    Backed::write(&mut node, &mut workload, 3);
+    let next = follow(false).expect_success().json();
+    assert!(next["seq"].as_u64() > report["seq"].as_u64(), "{next}");
+    assert!(next["batches"].as_u64().unwrap() <= 5, "it went on from where it was: {next}");
 }
 
 #[track_caller]

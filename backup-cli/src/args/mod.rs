@@ -1,5 +1,7 @@
 //! The command line.
 
+mod destinations;
+mod keys;
 mod recovering;
 
 use std::path::PathBuf;
@@ -7,6 +9,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use lockstep_proto::retention::Span;
 
+pub use self::destinations::{
+    DestinationAddArgs, DestinationArgs, DestinationCommand, DestinationRemoveArgs,
+    DestinationTestArgs, NodeArgs,
+};
+pub use self::keys::{KeyAddArgs, KeyArgs, KeyCommand, KeyRemoveArgs, SecretArgs, SecretCommand};
 pub use self::recovering::{
     DrillArgs, ExportArgs, ExportFormat, FollowArgs, PromoteArgs, RestoreArgs,
 };
@@ -307,186 +314,12 @@ pub struct FilesGetArgs {
     pub to: Option<PathBuf>,
 }
 
-/// `key`.
-#[derive(Args)]
-pub struct KeyArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: KeyCommand,
-}
-
-/// `key …`.
-#[derive(Subcommand)]
-pub enum KeyCommand {
-    /// List the slots
-    List(PlaceArgs),
-    /// Add a slot
-    Add(KeyAddArgs),
-    /// Remove a slot
-    Remove(KeyRemoveArgs),
-    /// Write a lost backup.key again, from the node's secret or another slot
-    Write(PlaceArgs),
-}
-
-/// `key add`.
-#[derive(Args)]
-pub struct KeyAddArgs {
-    /// Which backup
-    #[command(flatten)]
-    pub place: PlaceArgs,
-    /// What the new slot opens with
-    #[command(flatten)]
-    pub lock: LockArgs,
-}
-
-/// What a new slot opens with.
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub struct LockArgs {
-    /// The node's hsm_secret
-    #[arg(long, value_name = "FILE")]
-    pub add_hsm_secret: Option<PathBuf>,
-    /// The passphrase in the first line of FILE
-    #[arg(long, value_name = "FILE")]
-    pub add_passphrase_file: Option<PathBuf>,
-    /// The identity of this age recipient (age1…)
-    #[arg(long, value_name = "AGE")]
-    pub add_recipient: Option<String>,
-}
-
-/// `key remove`.
-#[derive(Args)]
-pub struct KeyRemoveArgs {
-    /// The slot's name, as 'key list' shows it
-    #[arg(value_name = "SLOT")]
-    pub slot: String,
-    /// Which backup
-    #[command(flatten)]
-    pub place: PlaceArgs,
-    /// Remove it even where no slot is left
-    #[arg(long)]
-    pub last: bool,
-}
-
-/// `secret`.
-#[derive(Args)]
-pub struct SecretArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: SecretCommand,
-}
-
-/// `secret …`.
-#[derive(Subcommand)]
-pub enum SecretCommand {
-    /// Show the words, or the digits where it has none, of a secret
-    Show(SecretFileArgs),
-    /// Compare what is on paper (asked for, not echoed; or the first line of stdin) with the secret
-    Check(SecretFileArgs),
-}
-
-/// Which secret is meant.
-#[derive(Args)]
-pub struct SecretFileArgs {
-    /// The node whose hsm_secret is meant
-    #[arg(
-        long,
-        value_name = "DIR",
-        conflicts_with = "hsm_secret",
-        required_unless_present = "hsm_secret"
-    )]
-    pub lightning_dir: Option<PathBuf>,
-    /// The file itself
-    #[arg(long, value_name = "FILE")]
-    pub hsm_secret: Option<PathBuf>,
-    /// First line of FILE is the passphrase of the hsm_secret or of its words
-    #[arg(long, value_name = "FILE")]
-    pub secret_passphrase_file: Option<PathBuf>,
-}
-
 /// `generate`.
 #[derive(Args)]
 pub struct GenerateArgs {
     /// An existing folder: 'completions' and 'man' are made in it
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-}
-
-/// `destination`.
-#[derive(Args)]
-pub struct DestinationArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: DestinationCommand,
-}
-
-/// `destination …`.
-#[derive(Subcommand)]
-pub enum DestinationCommand {
-    /// List them
-    List(NodeArgs),
-    /// Bring a new place up, and write there, too; a running node does so from its next transaction on
-    Add(DestinationAddArgs),
-    /// Write to one no more, a running node from its next transaction on; what is there stays
-    Remove(DestinationRemoveArgs),
-    /// Measure how long a place takes, and whether it keeps a second writer out
-    Test(DestinationTestArgs),
-}
-
-/// Whose backup is meant.
-#[derive(Args, Clone)]
-pub struct NodeArgs {
-    /// The node whose backup is meant
-    #[arg(long, value_name = "DIR")]
-    pub lightning_dir: PathBuf,
-}
-
-/// `destination add`.
-#[derive(Args)]
-pub struct DestinationAddArgs {
-    /// The new place: empty, or where this backup was before
-    #[arg(value_name = "URL")]
-    pub url: String,
-    /// Which node
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// How messages name it [default: the next of primary, second, third, …]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// No transaction waits for it
-    #[arg(long = "async")]
-    pub r#async: bool,
-    /// From now on a transaction waits for K of the destinations that are not async
-    #[arg(long, value_name = "K")]
-    pub quorum: Option<u32>,
-}
-
-/// `destination remove`.
-#[derive(Args)]
-pub struct DestinationRemoveArgs {
-    /// Its name, as 'destination list' shows it
-    #[arg(value_name = "NAME")]
-    pub name: String,
-    /// Which node
-    #[command(flatten)]
-    pub node: NodeArgs,
-    /// From now on a transaction waits for K of the destinations that are not async
-    #[arg(long, value_name = "K")]
-    pub quorum: Option<u32>,
-}
-
-/// `destination test`.
-#[derive(Args)]
-pub struct DestinationTestArgs {
-    /// A destination of the node, or any place
-    #[arg(value_name = "NAME|URL")]
-    pub place: String,
-    /// The node, for a name, and for its credentials
-    #[arg(long, value_name = "DIR")]
-    pub lightning_dir: Option<PathBuf>,
-    /// Appends to measure
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub appends: u32,
 }
 
 /// `demo`.

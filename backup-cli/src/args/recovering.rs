@@ -100,6 +100,10 @@ pub struct FollowArgs {
     /// What opens it
     #[command(flatten)]
     pub unlock: UnlockArgs,
+    /// Follow that place, too, wherever it is newer or the other is away (once for each; those that the log names are
+    /// followed anyway)
+    #[arg(long, value_name = "URL")]
+    pub also: Vec<String>,
     /// Catch up once, and end
     #[arg(long)]
     pub once: bool,

@@ -10,11 +10,10 @@ use lockstep_tests::sim::{Crash, CrashPoint, Node, NodeConfig, Sent, SimError, S
 use lockstep_tests::workload::{Workload, WorkloadConfig};
 use serde::Serialize;
 
+use super::{PLUGIN, installed_plugin};
 use crate::args::DemoArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
-
-const PLUGIN: &str = "cln-lockstep";
 
 #[derive(Serialize)]
 struct Report {
@@ -165,11 +164,8 @@ fn play(args: &DemoArgs, plugin: &Path, stage: &Stage, output: &Output) -> Resul
 
 /// Beside this program, or on PATH.
 fn find_plugin(given: Option<&Path>) -> Result<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PLUGIN)));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|folder| folder.join(PLUGIN));
-    let candidates = given.map(Path::to_owned).into_iter().chain(beside).chain(on_path);
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| {
+    let given = given.filter(|path| path.is_file()).map(Path::to_owned);
+    given.or_else(installed_plugin).ok_or_else(|| {
         Failure::new(
             format!("the plugin '{PLUGIN}' is neither beside this program nor on PATH"),
             "build it with 'cargo build --release', or name it with --plugin PATH.",

@@ -20,7 +20,7 @@ use super::now;
 use super::restoring::write_database;
 use crate::args::DrillArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, bytes, utc};
+use crate::output::{Output, bytes, counted, utc};
 use crate::place::{Site, nothing_named};
 use crate::scratch::Scratch;
 use crate::unlock::{Means, no_means};
@@ -301,11 +301,11 @@ fn destination_text(one: &Rehearsal) -> String {
         utc(found.as_of)
     );
     text += &format!(
-        "  {} read: {} snapshots, then {} batches with {} statements; the database has {}; SQLite's checks pass\n",
+        "  {} read: {}, then {} with {}; the database has {}; SQLite's checks pass\n",
         bytes(found.read_bytes),
-        found.snapshots,
-        found.batches,
-        found.statements,
+        counted(found.snapshots as u64, "snapshot"),
+        counted(found.batches, "batch"),
+        counted(found.statements, "statement"),
         bytes(found.database_bytes)
     );
     if one.error.is_none() {

@@ -2,13 +2,13 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_node::LightningDir;
-use lockstep_proto::config::{STANDBY_FOLDER, write_key_file};
-use lockstep_proto::destination::Destination;
+use lockstep_proto::config::{STANDBY_FOLDER, read_key_file, write_key_file};
 use lockstep_proto::error::Error;
-use lockstep_proto::log::{LogEnd, Position};
+use lockstep_proto::log::Position;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::shadow::{self, Shadow};
 use lockstep_proto::store::Store;
@@ -19,7 +19,8 @@ use super::restoring::{Dest, private_folder};
 use crate::args::FollowArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, utc};
-use crate::place::{destination, open_store};
+use crate::place::{destination, nothing_named, open_store};
+use crate::sources::Sources;
 use crate::unlock;
 
 /// A standby: the directory that will be a node's, and the folder in it that holds the copy.
@@ -96,6 +97,8 @@ pub struct Report {
     behind: u32,
     /// Replayed since the last line.
     batches: u64,
+    /// The place that it was read from.
+    from: String,
 }
 
 /// Follows.
@@ -103,60 +106,81 @@ pub fn run(args: &FollowArgs, output: &Output) -> Result<()> {
     let standby = Standby::at(&args.dir, "follow")?;
     standby.refuse_node()?;
     let directory = standby.node.path();
-    let url = destination(&args.url, Some(directory))?;
-    let store = open_store(&url)?;
-    let (keys, _) = unlock::open(&*store, &args.unlock, Some(&standby.node))?;
+    let urls: Vec<String> = [&args.url].into_iter().chain(&args.also).cloned().collect();
+    let keys = match standby.node.key_file().exists() && !args.unlock.is_given() {
+        true => read_key_file(&standby.node.key_file())?,
+        false => {
+            let store = first_that_answers(&urls, directory)?;
+            unlock::open(&*store, &args.unlock, Some(&standby.node))?.0
+        }
+    };
     private_folder(directory)?;
     let _lock = standby.lock()?;
     if !standby.node.key_file().exists() {
         write_key_file(&standby.node.key_file(), &keys)?;
     }
     if args.once {
-        let end = LogEnd::read(&*store, &keys)?;
-        let report = catch_up(&*store, &keys, &standby.folder, &end, output)?;
+        let (sources, away) = Sources::reachable(&urls, &keys, Some(directory))?;
+        if let Some(away) = away {
+            output.note(&not_reached(&away));
+        }
+        let report = catch_up(&sources, &keys, &standby.folder, false, output)?;
         output.result(&report, || text(&report));
         return Ok(());
     }
-    follow(&url, &keys, &standby, Duration::from_secs(args.interval), output)
+    follow(&urls, &keys, &standby, Duration::from_secs(args.interval), output)
 }
 
-/// Until somebody ends it, or the directory is a node's. What fails is said once, and tried again.
+/// To find out what opens the backup.
+fn first_that_answers(urls: &[String], directory: &Path) -> Result<Arc<dyn Store>> {
+    let mut failed = None;
+    for url in urls {
+        match open_store(&destination(url, Some(directory))?) {
+            Ok(store) => return Ok(store),
+            Err(failure) => failed = failed.or(Some(failure)),
+        }
+    }
+    Err(failed.unwrap_or_else(nothing_named))
+}
+
+fn not_reached(away: &str) -> String {
+    format!("warning: what is not reached may have a newer state: {away}")
+}
+
+/// Until somebody ends it, or the directory is a node's. What fails is said once, and tried again. The places are opened
+/// anew each time: what is mounted there may be another file system by then.
 fn follow(
-    url: &Destination,
+    urls: &[String],
     keys: &KeyRing,
     standby: &Standby,
     interval: Duration,
     output: &Output,
 ) -> Result<()> {
-    let mut store = None;
     let mut reached: Option<Position> = None;
-    let mut said = String::new();
+    let mut said = (String::new(), None);
     loop {
-        let round = (|| -> Result<()> {
-            let store = match &store {
-                Some(store) => store,
-                None => store.insert(open_store(url)?),
-            };
-            let end = LogEnd::read(&**store, keys)?;
-            if reached == Some(end.position) {
-                return Ok(());
+        let mut round = || -> Result<Option<String>> {
+            let (sources, away) = Sources::reachable(urls, keys, Some(standby.node.path()))?;
+            if reached != Some(sources.end().position) {
+                let report = catch_up(&sources, keys, &standby.folder, false, output)?;
+                reached = Some(sources.end().position);
+                output.result(&report, || text(&report));
             }
-            let report = catch_up(&**store, keys, &standby.folder, &end, output)?;
-            reached = Some(end.position);
-            output.result(&report, || text(&report));
-            Ok(())
-        })();
-        if let Destination::Folder(_) = url {
-            // What is mounted there may be another file system by the next time.
-            store = None;
-        }
-        match round {
-            Ok(()) => said.clear(),
+            Ok(away)
+        };
+        match round() {
+            Ok(away) => {
+                said.0.clear();
+                if let Some(away) = away.as_ref().filter(|away| said.1.as_ref() != Some(*away)) {
+                    output.note(&not_reached(away));
+                }
+                said.1 = away;
+            }
             Err(failure) => {
-                (store, reached) = (None, None);
-                if said != failure.message() {
+                reached = None;
+                if said.0 != failure.message() {
                     output.failure(&failure);
-                    said = failure.message().to_owned();
+                    said.0 = failure.message().to_owned();
                 }
             }
         }
@@ -166,17 +190,37 @@ fn follow(
 }
 
 /// Replays what was acknowledged since, from wherever the copy is; one that is of no use any more is made anew. How
-/// far that is behind is told against `end`, where the log ended just before.
+/// far that is behind is told against where the log ended just before. A place that is older than the copy is refused,
+/// unless `accept_stale`.
 pub fn catch_up(
-    store: &dyn Store,
+    sources: &Sources,
     keys: &KeyRing,
     folder: &Path,
-    end: &LogEnd,
+    accept_stale: bool,
     output: &Output,
 ) -> Result<Report> {
+    let (store, end) = (sources.store(), sources.end());
+    let at = (end.position.generation, end.position.seq);
+    if let Some(own) =
+        shadow::reached(folder, keys.store())?.filter(|own| !accept_stale && at < *own)
+    {
+        return Err(Failure::version(
+            format!(
+                "'{}' shows an older state than the copy in '{}': it ends at seq {} of generation {}, the copy at seq {} of \
+                 generation {}",
+                sources.url(),
+                folder.display(),
+                at.1,
+                at.0,
+                own.1,
+                own.0
+            ),
+            "another place of the log is newer: bring it back, or name it with '--also'. The copy is left as it is.",
+        ));
+    }
     let bar = output.counter("batches replayed:");
     let once = || -> std::result::Result<_, Error> {
-        let mut shadow = Shadow::follow(store, keys, folder)?;
+        let mut shadow = Shadow::follow(&*store, keys, folder)?;
         let done = shadow.catch_up(&mut |batches| bar.set_position(batches))?;
         Ok((shadow.generation(), shadow.seq(), shadow.data_version()?, done.batches))
     };
@@ -205,6 +249,7 @@ pub fn catch_up(
         head_time: end.time,
         behind,
         batches,
+        from: sources.url().to_string(),
     })
 }
 

@@ -12,7 +12,7 @@ use lockstep_proto::store::Fencing;
 use serde::Serialize;
 
 use super::creation::{Creation, NewPlaces, files, find_node};
-use super::{missing_slots, refuse_running};
+use super::{missing_slots, plugin_line, refuse_running};
 use crate::args::InitArgs;
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
@@ -112,8 +112,7 @@ fn text(report: &Report) -> String {
     if let Some(warning) = &report.warning {
         text += &format!("  warning: {warning}\n");
     }
-    text +=
-        "next: add 'important-plugin=/path/to/cln-lockstep' to lightningd's config and start it";
+    text += &format!("next: add '{}' to lightningd's config and start it", plugin_line());
     text
 }
 

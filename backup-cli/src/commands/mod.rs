@@ -28,6 +28,7 @@ pub mod secret;
 pub mod status;
 pub mod verify;
 
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lockstep_node::LightningDir;
@@ -51,6 +52,28 @@ fn refuse_running(node: &LightningDir) -> Result<()> {
             "stop it first: 'lightning-cli stop'; nothing was changed.",
         )),
     }
+}
+
+/// The plugin's name.
+const PLUGIN: &str = "cln-lockstep";
+
+/// The plugin as it was installed with this program: beside it, where the Debian package has it, or on PATH.
+fn installed_plugin() -> Option<PathBuf> {
+    let exe = std::env::current_exe().ok();
+    let beside = exe.as_deref().and_then(Path::parent);
+    let packaged = beside.and_then(Path::parent).map(|up| up.join("libexec").join(PLUGIN));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = beside.map(Path::to_owned).into_iter().chain(packaged);
+    folders
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(PLUGIN))
+        .find(|path| path.is_file())
+}
+
+/// The line that belongs into lightningd's config.
+fn plugin_line() -> String {
+    let path = installed_plugin().unwrap_or_else(|| Path::new("/path/to").join(PLUGIN));
+    format!("important-plugin={}", path.display())
 }
 
 /// What would be lost with the machine, in one sentence, where no slot opens the backup.

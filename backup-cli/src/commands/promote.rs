@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use lockstep_proto::companion::PutBack;
 use lockstep_proto::error::Error;
-use lockstep_proto::log::LogEnd;
 use lockstep_proto::restore::Restored;
 use lockstep_proto::seal::KeyRing;
 use lockstep_proto::shadow::{self, Shadow};
@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::follow::{Standby, catch_up};
 use super::last_writer;
-use super::restoring::{Succession, note, publish};
+use super::restoring::{Succession, files_text, next_step, note, publish};
 use crate::args::PromoteArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, utc};
+use crate::output::{Output, counted, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
 use crate::unlock;
@@ -33,8 +33,10 @@ struct Report {
     batches: u64,
     foreign_key_violations: u64,
     epoch: u32,
-    /// Companion files that were put back.
+    /// Companion files that were put back, …
     files: Vec<String>,
+    /// … and those that are for a person to ask for.
+    files_left: Vec<String>,
     seconds: f64,
 }
 
@@ -53,6 +55,7 @@ pub fn run(args: &PromoteArgs, output: &Output) -> Result<()> {
     let url = destination(&args.url, Some(directory))?;
     let store = open_store(&url)?;
     let (keys, opened) = unlock::open(&*store, &args.unlock, Some(&standby.node))?;
+    unlock::refuse_other_secret(&*store, &standby.node, "promote")?;
     let named = (url, store);
     let at = Some(directory);
     let sources =
@@ -62,9 +65,7 @@ pub fn run(args: &PromoteArgs, output: &Output) -> Result<()> {
         alive?;
     }
     // As far as it goes before anybody is shut out.
-    let newest = sources.store();
-    let end = LogEnd::read(&*newest, &keys)?;
-    catch_up(&*newest, &keys, &standby.folder, &end, output)?;
+    catch_up(&sources, &keys, &standby.folder, args.accept_stale, output)?;
     let succession = Succession::claim(sources, &keys, "promote")?;
     let epoch = succession.epoch();
     let restored = finish(&**succession.store(), &keys, &standby, output)
@@ -85,10 +86,11 @@ pub fn run(args: &PromoteArgs, output: &Output) -> Result<()> {
         batches: restored.batches,
         foreign_key_violations: restored.foreign_key_violations,
         epoch,
-        files,
+        files: files.put.clone(),
+        files_left: files.left.clone(),
         seconds: began.elapsed().as_secs_f64(),
     };
-    output.result(&report, || text(&report, &standby));
+    output.result(&report, || text(&report, &files, &standby));
     Ok(())
 }
 
@@ -118,33 +120,23 @@ fn finish(
     done
 }
 
-fn text(report: &Report, standby: &Standby) -> String {
+fn text(report: &Report, files: &PutBack, standby: &Standby) -> String {
     let version = report.data_version.map_or("none".into(), |version| version.to_string());
     let mut text = format!(
-        "promoted {}\n  data_version {version}, generation {}, seq {}, as of {}\n  {} batches were left to replay; \
-         {:.1} s in all; SQLite's checks pass\n",
+        "promoted {}\n  data_version {version}, generation {}, seq {}, as of {}\n  left to replay: {}; {:.1} s in all; SQLite's checks pass\n",
         report.database.display(),
         report.generation,
         report.seq,
         utc(report.time),
-        report.batches,
+        counted(report.batches, "batch"),
         report.seconds,
     );
+    text += &files_text(files);
     if report.foreign_key_violations > 0 {
         text += &format!(
             "  warning: {} rows break a foreign key, as in the node's own database\n",
             report.foreign_key_violations
         );
     }
-    text += "the old node is shut out of this backup; never start it again.\nnext: ";
-    text += match standby.node.hsm_secret().exists() {
-        true => {
-            "start lightningd here, with 'important-plugin=/path/to/cln-lockstep' in its config"
-        }
-        false => {
-            "put the node's hsm_secret here, then start lightningd, with \
-             'important-plugin=/path/to/cln-lockstep' in its config"
-        }
-    };
-    text
+    text + &next_step(&standby.node)
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use lockstep_node::LightningDir;
 use lockstep_proto::capture::Capture;
+use lockstep_proto::companion::PutBack;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::record::StartReason;
 use lockstep_proto::restore::{Plan, Restored, Target};
@@ -15,11 +16,13 @@ use lockstep_proto::witness::{self, WITNESS_FILE, Witness};
 use lockstep_proto::writer::Writer;
 use serde::Serialize;
 
-use super::restoring::{Dest, Succession, note, private_folder, publish, write_database};
+use super::restoring::{
+    Dest, Succession, files_text, next_step, note, private_folder, publish, write_database,
+};
 use super::{last_writer, now, recovery};
 use crate::args::RestoreArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, bytes, utc};
+use crate::output::{Output, bytes, counted, utc};
 use crate::place::{destination, open_store};
 use crate::sources::Sources;
 use crate::unlock::{self, Means};
@@ -54,8 +57,10 @@ struct Report {
     epoch: Option<u32>,
     /// Older than the newest state.
     stale: bool,
-    /// Companion files that were put back.
+    /// Companion files that were put back, …
     files: Vec<String>,
+    /// … and those that are for a person to ask for.
+    files_left: Vec<String>,
     seconds: f64,
 }
 
@@ -95,6 +100,9 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
         Some(means) => means.open(&*store)?,
         None => unlock::open(&*store, &args.unlock, dest.node.as_ref())?,
     };
+    if let Some(node) = dest.node.as_ref().filter(|_| !args.no_claim) {
+        unlock::refuse_other_secret(&*store, node, "restore")?;
+    }
     let target = target(args);
     let sources =
         Sources::look((url, store), &args.succession.also, &keys, args.accept_stale, at, output)?;
@@ -138,7 +146,7 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
     let epoch = succession.as_ref().map(Succession::epoch);
     let restored = write_database(&*store, &keys, &plan, &dest.temporary(), output)
         .map_err(|failure| failure.doing("restore"))?;
-    let mut files = Vec::new();
+    let mut files = PutBack::default();
     if let (Some(node), Some(succession)) = (&dest.node, succession) {
         files = match target {
             Target::Newest => succession.take_over(node, &opened, &restored, output)?,
@@ -166,30 +174,31 @@ fn restore(args: &RestoreArgs, dest: &Dest, chosen: Option<&Means>, output: &Out
         foreign_key_violations: restored.foreign_key_violations,
         epoch,
         stale: target != Target::Newest,
-        files,
+        files: files.put.clone(),
+        files_left: files.left.clone(),
         seconds: began.elapsed().as_secs_f64(),
     };
-    output.result(&report, || text(&report, &restored, dest));
+    output.result(&report, || text(&report, &files, &restored, dest));
     Ok(())
 }
 
-fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
+fn text(report: &Report, files: &PutBack, restored: &Restored, dest: &Dest) -> String {
     let mut text = format!(
-        "restored {}\n  data_version {}, {}, as of {}\n  {} batches with {} statements in {:.1} s; SQLite's checks pass\n",
+        "restored {}\n  data_version {}, {}, as of {}\n  {} with {} in {:.1} s; SQLite's checks pass\n",
         report.database.display(),
         report.data_version.map_or("none".into(), |version| version.to_string()),
         restored.position,
         utc(report.time),
-        report.batches,
-        report.statements,
+        counted(report.batches, "batch"),
+        counted(report.statements, "statement"),
         report.seconds,
     );
-    if !report.files.is_empty() {
-        text += &format!("  put back, too: {}\n", report.files.join(", "));
-    }
+    text += &files_text(files);
     if report.voided > 0 {
-        text +=
-            &format!("  {} batches that the node never committed were left out\n", report.voided);
+        text += &format!(
+            "  left out, as never committed by the node: {}\n",
+            counted(report.voided, "batch")
+        );
     }
     if report.stale {
         text += "  warning: not the newest state. A node that runs from it may be punished by its peers, who \
@@ -201,23 +210,17 @@ fn text(report: &Report, restored: &Restored, dest: &Dest) -> String {
             report.foreign_key_violations
         );
     }
-    text += match (report.epoch, &dest.node) {
-        (Some(_), Some(node)) if node.hsm_secret().exists() => {
-            "the old node is shut out of this backup; never start it again.\nnext: start lightningd here"
-        }
-        (Some(_), Some(_)) => {
-            "the old node is shut out of this backup; never start it again.\nnext: put the node's \
-             hsm_secret here, then start lightningd"
-        }
+    text + &match (report.epoch, &dest.node) {
+        (Some(_), Some(node)) => next_step(node),
         (Some(_), None) => {
             "a running node was shut out of this backup. A file alone is no node: restore into a directory \
              to run it"
+                .to_owned()
         }
         (None, _) => {
-            "a copy to look at: the node that writes this backup goes on. Never start this one"
+            "a copy to look at: the node that writes this backup goes on. Never start this one".to_owned()
         }
-    };
-    text
+    }
 }
 
 fn show_plan(plan: &Plan, output: &Output) {
@@ -241,14 +244,18 @@ fn plan_text(report: &PlanReport, target: Target) -> String {
     match report.snapshot_seq {
         Some(seq) => {
             text += &format!(
-                "  {} snapshots, {}, up to seq {seq}\n",
-                report.snapshots.len(),
+                "  {}, {}, up to seq {seq}\n",
+                counted(report.snapshots.len() as u64, "snapshot"),
                 bytes(report.snapshot_bytes)
             );
         }
         None => text += "  from an empty database\n",
     }
-    text += &format!("  {} segments of the log, {}, ", report.segments, bytes(report.log_bytes));
+    text += &format!(
+        "  {} of the log, {}, ",
+        counted(report.segments as u64, "segment"),
+        bytes(report.log_bytes)
+    );
     text += &match report.seq {
         Some(seq) => format!("up to seq {seq}"),
         None => format!("up to {target}"),

@@ -2,12 +2,13 @@
 //! would never start from, and gets its own when everything else is done.
 
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lockstep_node::{LightningDir, write_hsm_secret};
-use lockstep_proto::companion::FileSet;
+use lockstep_proto::companion::{FileSet, PutBack};
 use lockstep_proto::config::{Files, LockFile, write_key_file};
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
@@ -18,7 +19,7 @@ use lockstep_proto::witness::Witness;
 use lockstep_proto::writer::{RestoredState, Writer};
 
 use super::live::wallet_of;
-use super::{now, refuse_running};
+use super::{now, plugin_line, refuse_running};
 use crate::PROGRAM;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
@@ -60,14 +61,14 @@ impl Dest {
             name.push(suffix);
             PathBuf::from(name)
         };
+        let is_empty = is_empty(&self.database);
         for path in ["", "-journal", "-wal", "-shm"].map(named) {
-            // lightningd makes an empty file before it is told that it must not start: nothing is in it.
-            let found = path.symlink_metadata();
-            if found.is_ok_and(|found| path != self.database || !found.is_file() || found.len() > 0)
-            {
+            let is_left = is_empty && (path == self.database || path == journal_of(&self.database));
+            if path.symlink_metadata().is_ok() && !is_left {
                 return Err(Failure::new(
                     format!("failed to {what}: '{}' already exists", path.display()),
-                    "nothing was changed; move the old database files aside first.",
+                    "nothing was changed; move the old database files aside first, and hsm_secret and emergency.recover, too, \
+                     where a lightningd that was started too early made all of them.",
                 ));
             }
         }
@@ -80,6 +81,17 @@ impl Dest {
         name.push(".restoring");
         self.database.with_file_name(name)
     }
+}
+
+/// What lightningd leaves where it is told that it must not start: an empty file, and a journal that says so.
+fn is_empty(database: &Path) -> bool {
+    database.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0)
+}
+
+fn journal_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-journal");
+    name.into()
 }
 
 /// Makes a folder that only this user can read, where there is none.
@@ -158,10 +170,11 @@ impl Succession {
     /// Claims the next epoch at all places that answer.
     pub fn claim(sources: Sources, keys: &KeyRing, purpose: &str) -> Result<Self> {
         let directory = LockFile::new_directory()?;
-        let lock = sources.lock(keys, directory.clone());
+        let mut lock = sources.lock(keys, directory.clone());
         let claimant = Claimant::this_process(PROGRAM, purpose, &directory, now())?;
         let store = sources.writable(keys, &lock)?;
         let epoch = fence::claim(&*store, keys, &claimant)?;
+        sources.note_fencing(&mut lock);
         Ok(Self { sources, lock, keys: keys.clone(), claimant, epoch, store })
     }
 
@@ -175,15 +188,15 @@ impl Succession {
         self.epoch
     }
 
-    /// Makes the log the directory's own, at what was restored of it, and gives the companion files that were put
-    /// back. The database only gets its name after that.
+    /// Makes the log the directory's own, at what was restored of it, and puts companion files back. The database only
+    /// gets its name after that.
     pub fn take_over(
         mut self,
         node: &LightningDir,
         opened: &Opened,
         restored: &Restored,
         output: &Output,
-    ) -> Result<Vec<String>> {
+    ) -> Result<PutBack> {
         let files = self.prepare(node, opened, output)?;
         let Self { store, keys, claimant, epoch: claimed, .. } = self;
         let Restored { position, data_version, .. } = *restored;
@@ -198,7 +211,7 @@ impl Succession {
         node: &LightningDir,
         opened: &Opened,
         output: &Output,
-    ) -> Result<(Writer, Vec<String>)> {
+    ) -> Result<(Writer, PutBack)> {
         let files = self.prepare(node, opened, output)?;
         Ok((Writer::roll_back(self.store, self.keys, self.claimant)?, files))
     }
@@ -208,7 +221,7 @@ impl Succession {
         node: &LightningDir,
         opened: &Opened,
         output: &Output,
-    ) -> Result<Vec<String>> {
+    ) -> Result<PutBack> {
         let mut lock = self.lock.clone();
         let set = companion_files(&*self.store, &self.keys, output);
         if let Some(FileSet { include, include_secret, .. }) = set.clone() {
@@ -228,6 +241,34 @@ fn companion_files(store: &dyn Store, keys: &KeyRing, output: &Output) -> Option
         output.note(&format!("warning: no companion files are put back: {error}"));
         None
     })
+}
+
+/// What a report says of companion files.
+pub fn files_text(files: &PutBack) -> String {
+    let mut text = String::new();
+    if !files.put.is_empty() {
+        text += &format!("  put back, too: {}\n", files.put.join(", "));
+    }
+    if !files.left.is_empty() {
+        text += &format!(
+            "  not put back, for it is there already or belongs elsewhere: {} ('backup-cli files get NAME --to FILE')\n",
+            files.left.join(", ")
+        );
+    }
+    text
+}
+
+/// What a report says of a directory that is a node's now.
+pub fn next_step(node: &LightningDir) -> String {
+    let secret = match node.hsm_secret().exists() {
+        true => "",
+        false => "put the node's hsm_secret here; ",
+    };
+    format!(
+        "the old node is shut out of this backup; never start it again.\nnext: {secret}see that '{}' is in lightningd's \
+         config, then start lightningd here",
+        plugin_line()
+    )
 }
 
 /// Notes in the directory how far its log had come: the last step of a restore.
@@ -267,13 +308,22 @@ fn make_startable(
 
 /// Gives a finished database its name, which no other file may have by now.
 pub fn publish(temporary: &Path, database: &Path) -> Result<()> {
-    if database.metadata().is_ok_and(|found| found.len() == 0) {
-        std::fs::remove_file(database).map_err(Failure::file("replace", database))?;
+    if is_empty(database) {
+        // The journal goes first: it must never meet another database.
+        for path in [journal_of(database), database.to_owned()] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failure::file("replace", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        sync_parent(database).map_err(Failure::file("sync the folder of", database))?;
     }
     std::fs::hard_link(temporary, database)
         .and_then(|()| std::fs::remove_file(temporary))
         .or_else(|error| match error.kind() {
-            std::io::ErrorKind::Unsupported | std::io::ErrorKind::PermissionDenied => {
+            ErrorKind::Unsupported | ErrorKind::PermissionDenied => {
                 std::fs::rename(temporary, database)
             }
             _ => Err(error),

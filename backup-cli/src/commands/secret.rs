@@ -91,10 +91,10 @@ fn text(shown: &Shown) -> String {
     if let Some(words) = &shown.words {
         let words: Vec<&str> = words.split(' ').collect();
         for (line, words) in words.chunks(WORDS_A_LINE).enumerate() {
-            for (number, word) in (line * WORDS_A_LINE + 1..).zip(words) {
-                text += &format!("  {number:>2} {word:<10}");
-            }
-            text += "\n";
+            let numbered = (line * WORDS_A_LINE + 1..).zip(words);
+            let line: String =
+                numbered.map(|(number, word)| format!("  {number:>2} {word:<10}")).collect();
+            text += &format!("{}\n", line.trim_end());
         }
         if shown.needs_passphrase {
             text += "\nand their passphrase, which is not in the file: without it the words are of no use\n";

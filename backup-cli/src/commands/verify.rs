@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::heal::{self, Healed};
 use crate::args::VerifyArgs;
 use crate::failure::{Failure, Result};
-use crate::output::{Output, bytes, utc};
+use crate::output::{Output, bytes, counted, utc};
 use crate::place::{Places, Site};
 
 /// Folders of which each destination has the same objects.
@@ -221,10 +221,10 @@ fn text(report: &Report) -> String {
 fn generation(g: &GenerationReport) -> String {
     let version = g.data_version.map_or("none".into(), |version| version.to_string());
     format!(
-        "generation {}: {} batches in {} segments{}, up to seq {}, data_version {version}, {}\n",
+        "generation {}: {} in {}{}, up to seq {}, data_version {version}, {}\n",
         g.generation,
-        g.batches,
-        g.segments,
+        counted(g.batches, "batch"),
+        counted(g.segments as u64, "segment"),
         if g.snapshot.is_some() { " and a snapshot" } else { "" },
         g.seq,
         utc(g.time),

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lockstep_node::{Access, LightningDir, wallet};
-use lockstep_proto::config::{KEY_FILE, LOCK_FILE, LockFile, destination_options, read_key_file};
+use lockstep_proto::config::{
+    KEY_FILE, LOCK_FILE, LockFile, STANDBY_FOLDER, destination_options, read_key_file,
+};
 use lockstep_proto::error::{Error, Result};
 use lockstep_proto::hold::Hold;
 use lockstep_proto::log::LogEnd;
@@ -201,9 +203,18 @@ fn wallet_of(directory: &Path, lock: &LockFile) -> PathBuf {
 }
 
 fn missing_lock(directory: &Path) -> Error {
-    let directory = directory.display();
+    let verb = match directory.join(STANDBY_FOLDER).is_dir() {
+        true => format!(
+            "this is a standby: 'backup-cli promote URL {}' makes a node of it",
+            directory.display()
+        ),
+        false => format!(
+            "stop lightningd and run 'backup-cli init --lightning-dir {} URL'",
+            directory.display()
+        ),
+    };
     Error::Refused {
-        what: format!("there is no {LOCK_FILE} in '{directory}'"),
-        hint: format!("stop lightningd and run 'backup-cli init --lightning-dir {directory} URL'."),
+        what: format!("there is no {LOCK_FILE} in '{}'", directory.display()),
+        hint: format!("{verb}."),
     }
 }

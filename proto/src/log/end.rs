@@ -22,6 +22,8 @@ pub struct LogEnd {
     pub head: Head,
     /// When the newest record was written.
     pub time: TimeMs,
+    /// When the newest transaction was appended, where that is in the last segment.
+    pub batch_time: Option<TimeMs>,
     /// The epoch that wrote it.
     pub epoch: u32,
     /// The segment that holds it.
@@ -122,8 +124,10 @@ impl LogEnd {
     /// It goes by the clock, and so it is right about whoever writes more than five seconds after the batch;
     /// a file system with another clock only costs a snapshot.
     pub fn explains(&self, written: TimeMs) -> bool {
-        // Only a batch is followed by a commit; what else may be newest is written at any time.
-        let after = !self.head.in_doubt || written >= self.time.saturating_sub(COMMIT_MS);
+        // Only a batch is followed by a commit. What comes behind it, such as the end of a session that was quiet, is
+        // written at any time; and a restored database is finished before the segment that takes the log over.
+        let batch = self.batch_time.filter(|_| self.head.in_doubt);
+        let after = batch.is_none_or(|batch| written >= batch.saturating_sub(COMMIT_MS));
         after && written <= self.time + COMMIT_MS
     }
 
@@ -147,6 +151,7 @@ impl LogEnd {
 struct Reached {
     session: Session,
     time: TimeMs,
+    batch_time: Option<TimeMs>,
     open: Box<Open>,
     seq: u64,
     chain: Chain,
@@ -155,11 +160,12 @@ struct Reached {
 
 impl Reached {
     fn end(self, name: SegmentName) -> LogEnd {
-        let Self { session, time, open, seq, chain, closed } = self;
+        let Self { session, time, batch_time, open, seq, chain, closed } = self;
         LogEnd {
             position: Position { generation: name.generation, seq, chain },
             head: session.newest(),
             time,
+            batch_time,
             epoch: name.epoch,
             segment: name,
             directory: open.directory,
@@ -183,7 +189,8 @@ fn walk(segment: &LoadedSegment, keys: &KeyRing, reached: &mut Option<Reached>) 
                 return Err(Error::damaged(place, "a segment begins with an open record"));
             };
             let (session, time) = (Session::new(open.head), open.time);
-            *reached = Some(Reached { session, time, open, seq, chain, closed: false });
+            *reached =
+                Some(Reached { session, time, batch_time: None, open, seq, chain, closed: false });
             continue;
         };
         (now.seq, now.chain, now.closed) = (seq, chain, false);
@@ -192,6 +199,9 @@ fn walk(segment: &LoadedSegment, keys: &KeyRing, reached: &mut Option<Reached>) 
             Record::Batch(batch) => {
                 now.session.appended(batch.data_version, batch.transaction, seq);
                 now.time = now.time.saturating_add(batch.elapsed_ms);
+                if batch.transaction {
+                    now.batch_time = Some(now.time);
+                }
             }
             Record::Rewind(rewind) => {
                 now.session.rewound();

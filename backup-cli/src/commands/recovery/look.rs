@@ -15,8 +15,8 @@ use lockstep_proto::store::Store;
 
 use super::{Database, Emergency, Found, Log, LogState, Secret};
 use crate::args::RestoreArgs;
-use crate::commands::last_writer;
 use crate::commands::restoring::Dest;
+use crate::commands::{last_writer, plugin_line};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use crate::place::{destination, open_store};
@@ -56,6 +56,7 @@ pub fn look(
         standby: node.path().join(STANDBY_FOLDER).is_dir(),
         backed_up: node.lock_file().exists(),
         lightningd: lightningd(),
+        plugin_line: plugin_line(),
         directory: node.path().to_owned(),
     })
 }

@@ -40,6 +40,9 @@ struct Found {
     backed_up: bool,
     /// The lightningd on PATH.
     lightningd: Option<String>,
+    /// What belongs into its config.
+    #[serde(skip)]
+    plugin_line: String,
 }
 
 /// The backup at one place.

@@ -150,7 +150,7 @@ impl Context<'_> {
         };
         let then = [
             self.secret_line(),
-            Some("lightningd      # with important-plugin=/path/to/cln-lockstep".into()),
+            Some(format!("lightningd      # with {}", self.found.plugin_line)),
         ];
         let then = || then.iter().flatten().cloned();
         if let Some(away) = incomplete {
@@ -199,7 +199,7 @@ impl Context<'_> {
         commands.extend(self.copy_secret());
         commands.extend(self.leave_old_backup());
         commands.push(format!("backup-cli init --lightning-dir {} {NEW}", self.directory()));
-        commands.push("lightningd      # with important-plugin=/path/to/cln-lockstep".into());
+        commands.push(format!("lightningd      # with {}", self.found.plugin_line));
         ways.push(Way { kind: Kind::Risk, what, commands });
     }
 

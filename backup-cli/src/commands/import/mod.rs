@@ -1,12 +1,14 @@
 //! `import`: a new backup of a node that the Python plugin `backup` kept one of.
 
+mod old_lock;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use lockstep_node::wallet::Wallet;
 use lockstep_node::{Access, LightningDir, NodeSecret, content};
-use lockstep_proto::config::{LockFile, write_key_file};
+use lockstep_proto::config::write_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::error::Error;
 use lockstep_proto::seal::{KeyRing, StoreId};
@@ -17,15 +19,13 @@ use lockstep_python_backup::scan::Tail;
 use lockstep_python_backup::{Extent, Replayed, Scan};
 use serde::Serialize;
 
+use self::old_lock::{OldLock, old_path};
 use super::creation::{Creation, NewPlaces, files, find_node};
-use super::{missing_slots, refuse_running};
+use super::{missing_slots, plugin_line, refuse_running};
 use crate::args::{ImportArgs, InitArgs};
 use crate::failure::{Failure, Result};
 use crate::output::{Output, bytes};
 use crate::unlock;
-
-/// The Python plugin's lock file, once ours has taken its name.
-const KEPT_LOCK: &str = "backup.lock.python";
 
 /// How the node's database stands to the old backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -237,8 +237,11 @@ fn text(report: &Report) -> String {
             report.lightning_dir.display()
         );
     }
-    text += "next: in lightningd's config, put 'important-plugin=/path/to/cln-lockstep' in the place of the Python \
-             plugin's line, and start it.\nkeep the old backup until 'backup-cli verify' has passed";
+    text += &format!(
+        "next: in lightningd's config, put '{}' in the place of the Python plugin's line, and start it.\nkeep the old \
+         backup until 'backup-cli verify' has passed",
+        plugin_line()
+    );
     text
 }
 
@@ -454,87 +457,6 @@ impl Drop for ReplayedDatabase {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
-}
-
-/// The Python plugin's lock file.
-struct OldLock {
-    backend_url: String,
-    /// The file that it names.
-    old: Option<PathBuf>,
-    /// Where it is kept.
-    kept: PathBuf,
-}
-
-impl OldLock {
-    /// Refuses where the node has a backup of ours.
-    fn find(node: &LightningDir) -> Result<Option<Self>> {
-        let taken = |path: &Path| {
-            Failure::new(
-                format!(
-                    "'{}' exists: this node has a backup already, or an 'init' was interrupted",
-                    path.display()
-                ),
-                "'backup-cli status' shows it; nothing was changed.",
-            )
-        };
-        if node.key_file().exists() {
-            return Err(taken(&node.key_file()));
-        }
-        let lock: Option<serde_json::Value> = std::fs::read(node.lock_file())
-            .ok()
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        let backend_url = lock.as_ref().and_then(|lock| lock.get("backend_url")?.as_str());
-        let Some(backend_url) = backend_url else {
-            return match LockFile::read(node.path())? {
-                None => Ok(None),
-                Some(_) => Err(taken(&node.lock_file())),
-            };
-        };
-        let kept = node.path().join(KEPT_LOCK);
-        if kept.exists() && std::fs::read(&kept).ok() != std::fs::read(node.lock_file()).ok() {
-            return Err(Failure::new(
-                format!("'{}' exists and is another than backup.lock", kept.display()),
-                "move it aside; nothing was changed.",
-            ));
-        }
-        let old = old_path(backend_url).ok();
-        Ok(Some(Self { backend_url: backend_url.into(), old, kept }))
-    }
-
-    /// Gives it a second name before ours takes the first.
-    fn keep(&self, node: &LightningDir) -> Result<()> {
-        match std::fs::hard_link(node.lock_file(), &self.kept) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked.map_err(Failure::file("write", &self.kept)),
-        }
-    }
-}
-
-/// The file that a path or a URL of the Python plugin names.
-fn old_path(text: &str) -> Result<PathBuf> {
-    if text.starts_with("socket:") {
-        return Err(Failure::new(
-            format!("'{text}' is a server"),
-            "run this where the server's file is, or copy that file here; stop the server first.",
-        ));
-    }
-    let path = match text.strip_prefix("file:") {
-        // As the plugin reads it: no escapes, and what is between the slashes names no host that matters.
-        Some(rest) => match rest.strip_prefix("//") {
-            Some(rest) => rest.find('/').map_or(rest, |at| &rest[at..]),
-            None => rest,
-        },
-        None => text,
-    };
-    let path = Path::new(path);
-    let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
-    if path.is_dir() {
-        return Err(Failure::new(
-            format!("'{}' is a directory", path.display()),
-            "the Python plugin's backup is one file; its backup.lock says which.",
-        ));
-    }
-    Ok(path)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
