@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 fn in_a_bucket(server: &Server) -> (Backed, Node) {
     let backed = Backed::on(server, "check");
     fs::set_permissions(backed.network_dir(), fs::Permissions::from_mode(0o700)).unwrap();
-    backed.init().run().expect_success();
+    let said = backed.init().run().expect_success();
+    assert!(!said.stdout.contains("are both on"), "{said}");
     let node = written(&backed);
     (backed, node)
 }
@@ -186,7 +187,9 @@ fn how_the_backup_stands_is_told() {
     let output = check(&backed, &[]).expect_code(1);
     finds(&output, "error", "backup", "there is no backup.lock", "backup-cli init");
 
-    backed.init().run().expect_success();
+    let said = backed.init().run().expect_success();
+    let warning = "warning: 'primary' and the database are both on the ";
+    assert!(said.stdout.contains(warning), "a folder on the same disk: {said}");
     let node = written(&backed);
     let database = node.database_path();
     let version = "UPDATE vars SET intval = intval + ?1 WHERE name = 'data_version'";

@@ -1,6 +1,6 @@
 //! `init`: a new backup of a node, fresh or existing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lockstep_node::wallet;
 use lockstep_node::{Access, LightningDir};
@@ -11,6 +11,7 @@ use lockstep_proto::slots::{self, Lock};
 use lockstep_proto::store::Fencing;
 use serde::Serialize;
 
+use super::check::disk;
 use super::creation::{Creation, NewPlaces, files, find_node};
 use super::{missing_slots, plugin_line, refuse_running};
 use crate::args::InitArgs;
@@ -30,6 +31,8 @@ struct Report {
     destinations: Vec<NamedDestination>,
     quorum: Option<u32>,
     slots: Vec<String>,
+    /// Destinations that are lost together with the database, by name, and what they have in common.
+    beside_database: Vec<(String, String)>,
     warning: Option<String>,
 }
 
@@ -69,6 +72,7 @@ pub fn run(args: &InitArgs, output: &Output) -> Result<()> {
         store_id: keys.store(),
         lightning_dir: node.path().to_owned(),
         url: places.first_url().clone(),
+        beside_database: beside_database(&lock, node.wallet()),
         data_version: existing,
         snapshot_bytes,
         fencing: store.fencing().map_err(lockstep_proto::error::Error::from)?,
@@ -109,11 +113,29 @@ fn text(report: &Report) -> String {
              node run\n"
         );
     }
+    for (name, common) in &report.beside_database {
+        text += &format!(
+            "  warning: '{name}' and the database are both on {common}: what takes one takes both. Is what belongs there \
+             mounted?\n"
+        );
+    }
     if let Some(warning) = &report.warning {
         text += &format!("  warning: {warning}\n");
     }
     text += &format!("next: add '{}' to lightningd's config and start it", plugin_line());
     text
+}
+
+/// A NAS that is not mounted is a folder on the node's own disk.
+fn beside_database(lock: &LockFile, database: &Path) -> Vec<(String, String)> {
+    let own = disk::Place::of(database);
+    let shared = lock.destinations.iter().filter_map(|destination| match &destination.url {
+        Destination::Folder(folder) => {
+            Some((destination.name.clone(), disk::Place::of(folder).shares_with(&own)?))
+        }
+        Destination::Bucket(_) => None,
+    });
+    shared.collect()
 }
 
 fn refuse_taken(node: &LightningDir) -> Result<()> {

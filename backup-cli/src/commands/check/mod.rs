@@ -2,7 +2,7 @@
 
 mod backup;
 mod destinations;
-mod disk;
+pub mod disk;
 mod files;
 mod node;
 
