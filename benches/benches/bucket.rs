@@ -4,16 +4,13 @@
 //! folder, all of which have a record before it is acknowledged.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use lockstep_benches::bucket::Bucket;
 use lockstep_benches::{Plugin, bare, calls, message, percentile};
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries;
 use lockstep_tests::servers::{Server, moto, rgw};
-use object_store::aws::AmazonS3Builder;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::runtime::{Builder, Runtime};
 
 /// Calls that are not counted: connections are made.
 const WARM_UP: usize = 50;
@@ -40,7 +37,7 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(WARM_UP + CALLS);
     let mut plugin = Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("it starts");
-    let raw = Raw::to(server);
+    let raw = Bucket::connect(&server.url, &server.env);
     let (mut hook_times, mut raw_times) = (Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
@@ -48,7 +45,7 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
         let (mut floor, mut took) = Default::default();
         for turn in 0..2 {
             if (index + turn) % 2 == 0 {
-                floor = raw.put(index, len);
+                floor = raw.put(&format!("raw/{index}"), len);
             } else {
                 let began = Instant::now();
                 plugin.call(&message).expect("the plugin acknowledges");
@@ -74,35 +71,4 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
     let ratios: Vec<_> = hook.iter().zip(floor).map(|(a, b)| format!("{:.2}", a / b)).collect();
     println!("| ratio | {} |", ratios.join(" | "));
     println!("resident memory of the plugin at the end: {resident} KiB");
-}
-
-/// Bare requests.
-struct Raw {
-    runtime: Runtime,
-    client: Box<dyn ObjectStore>,
-}
-
-impl Raw {
-    fn to(server: &Server) -> Self {
-        let mut builder = AmazonS3Builder::new().with_url(&server.url);
-        for (key, value) in &server.env {
-            if let Ok(key) = key.to_ascii_lowercase().parse() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        // The provider of ciphers that the programs are built with.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Box::new(builder.build().expect("a client"));
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Self { runtime, client }
-    }
-
-    fn put(&self, index: usize, len: usize) -> Duration {
-        let path = Path::from(format!("raw/{index}"));
-        let bytes = vec![0x5a; len];
-        let began = Instant::now();
-        let put = self.client.put(&path, PutPayload::from(bytes));
-        self.runtime.block_on(put).expect("an answer");
-        began.elapsed()
-    }
 }
