@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use lockstep_benches::filled::{PAGE, fill};
-use lockstep_benches::{cpu_of_this_process, process, sizes};
+use lockstep_benches::{process, sizes, user_and_kernel};
 use lockstep_proto::config::read_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::layout::SnapshotName;
@@ -129,12 +129,16 @@ impl Bench {
     /// Does it with the file out of the cache, and notes what it took.
     fn time(&mut self, name: &'static str, reads: &Path, work: impl FnOnce() -> io::Result<u64>) {
         forget(reads);
-        let cpu = cpu_of_this_process();
+        // Of threads that have ended, too.
+        let cpu_so_far = || {
+            let (user, kernel) = user_and_kernel(std::process::id());
+            user + kernel
+        };
+        let cpu = cpu_so_far();
         let began = Instant::now();
         let came = work().expect(name);
         let seconds = began.elapsed().as_secs_f64();
-        // Threads that have ended are no longer in the account.
-        let cpu = cpu_of_this_process().saturating_sub(cpu).as_secs_f64();
+        let cpu = cpu_so_far().saturating_sub(cpu).as_secs_f64();
         let share = came as f64 / self.bytes as f64;
         match self.rows.iter_mut().find(|row| row.name == name) {
             Some(row) => {
@@ -164,7 +168,7 @@ fn moved(
     to: &Path,
     mut piece_of: impl FnMut(Vec<u8>) -> io::Result<Vec<u8>>,
 ) -> io::Result<u64> {
-    let (mut from, mut to) =
+    let (from, mut to) =
         (File::open(from)?, File::options().write(true).create(true).truncate(true).open(to)?);
     let mut all = 0;
     loop {

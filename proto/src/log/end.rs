@@ -22,6 +22,8 @@ pub struct LogEnd {
     pub head: Head,
     /// When the newest record was written.
     pub time: TimeMs,
+    /// When the newest batch was; where another segment holds that, when this one was begun.
+    pub batch_time: TimeMs,
     /// The epoch that wrote it.
     pub epoch: u32,
     /// The segment that holds it.
@@ -122,8 +124,9 @@ impl LogEnd {
     /// It goes by the clock, and so it is right about whoever writes more than five seconds after the batch;
     /// a file system with another clock only costs a snapshot.
     pub fn explains(&self, written: TimeMs) -> bool {
-        // Only a batch is followed by a commit; what else may be newest is written at any time.
-        let after = !self.head.in_doubt || written >= self.time.saturating_sub(COMMIT_MS);
+        // Only a batch is followed by a commit; what else may be newest, such as the record of a node's end, is written at
+        // any time.
+        let after = !self.head.in_doubt || written >= self.batch_time.saturating_sub(COMMIT_MS);
         after && written <= self.time + COMMIT_MS
     }
 
@@ -147,6 +150,7 @@ impl LogEnd {
 struct Reached {
     session: Session,
     time: TimeMs,
+    batch_time: TimeMs,
     open: Box<Open>,
     seq: u64,
     chain: Chain,
@@ -155,11 +159,12 @@ struct Reached {
 
 impl Reached {
     fn end(self, name: SegmentName) -> LogEnd {
-        let Self { session, time, open, seq, chain, closed } = self;
+        let Self { session, time, batch_time, open, seq, chain, closed } = self;
         LogEnd {
             position: Position { generation: name.generation, seq, chain },
             head: session.newest(),
             time,
+            batch_time,
             epoch: name.epoch,
             segment: name,
             directory: open.directory,
@@ -182,8 +187,8 @@ fn walk(segment: &LoadedSegment, keys: &KeyRing, reached: &mut Option<Reached>) 
                 let place = format!("record seq {seq} in '{}'", segment.name);
                 return Err(Error::damaged(place, "a segment begins with an open record"));
             };
-            let (session, time) = (Session::new(open.head), open.time);
-            *reached = Some(Reached { session, time, open, seq, chain, closed: false });
+            let (session, time, batch_time) = (Session::new(open.head), open.time, open.time);
+            *reached = Some(Reached { session, time, batch_time, open, seq, chain, closed: false });
             continue;
         };
         (now.seq, now.chain, now.closed) = (seq, chain, false);
@@ -192,6 +197,7 @@ fn walk(segment: &LoadedSegment, keys: &KeyRing, reached: &mut Option<Reached>) 
             Record::Batch(batch) => {
                 now.session.appended(batch.data_version, batch.transaction, seq);
                 now.time = now.time.saturating_add(batch.elapsed_ms);
+                now.batch_time = now.time;
             }
             Record::Rewind(rewind) => {
                 now.session.rewound();

@@ -150,6 +150,7 @@ mod tests {
             position: Position { generation: 1, seq, chain: Chain(chain) },
             head: Head::default(),
             time: 0,
+            batch_time: 0,
             epoch,
             segment: SegmentName { generation: 1, epoch, index: 0, first_seq },
             directory: "d".into(),
