@@ -1,7 +1,7 @@
 //! A small machine: a control group with so much memory and so much of a processor.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
@@ -35,15 +35,15 @@ impl Group {
 
     fn version_2(name: &str, memory: u64, cpu: f64) -> io::Result<Self> {
         let root = Path::new(ROOT);
-        fs::write(root.join("cgroup.subtree_control"), "+memory +cpu")?;
+        set(root.join("cgroup.subtree_control"), "+memory +cpu")?;
         let folder = root.join(name);
         fs::create_dir(&folder)?;
         let group =
             Self { folders: vec![folder.clone()], memory: folder.clone(), version_1: false };
-        fs::write(folder.join("memory.max"), memory.to_string())?;
-        fs::write(folder.join("memory.swap.max"), "0").or_else(ignore_missing)?;
+        set(folder.join("memory.max"), memory.to_string())?;
+        set(folder.join("memory.swap.max"), "0").or_else(ignore_missing)?;
         let quota = (PERIOD_US as f64 * cpu) as u64;
-        fs::write(folder.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
+        set(folder.join("cpu.max"), format!("{quota} {PERIOD_US}"))?;
         Ok(group)
     }
 
@@ -54,10 +54,10 @@ impl Group {
             fs::create_dir(folder(controller))?;
             group.folders.push(folder(controller));
         }
-        fs::write(folder("memory").join("memory.limit_in_bytes"), memory.to_string())?;
+        set(folder("memory").join("memory.limit_in_bytes"), memory.to_string())?;
         let quota = (PERIOD_US as f64 * cpu) as u64;
-        fs::write(folder("cpu").join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
-        fs::write(folder("cpu").join("cpu.cfs_quota_us"), quota.to_string())?;
+        set(folder("cpu").join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
+        set(folder("cpu").join("cpu.cfs_quota_us"), quota.to_string())?;
         Ok(group)
     }
 
@@ -87,6 +87,11 @@ impl Group {
         let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
+}
+
+/// Writes to a file of the kernel's, and makes none: where control groups are of another version it is not there.
+fn set(path: impl AsRef<Path>, value: impl AsRef<[u8]>) -> io::Result<()> {
+    fs::File::options().write(true).open(path)?.write_all(value.as_ref())
 }
 
 fn ignore_missing(error: io::Error) -> io::Result<()> {
