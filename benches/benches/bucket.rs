@@ -5,16 +5,14 @@
 //! folder, all of which have a record before it is acknowledged.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use lockstep_benches::bucket::Bucket;
 use lockstep_benches::{Plugin, bare, calls, message, percentile};
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries;
 use lockstep_tests::servers::{Server, moto, rgw};
-use object_store::aws::AmazonS3Builder;
-use object_store::path::Path;
-use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
-use tokio::runtime::{Builder, Runtime};
+use object_store::PutMode;
 
 /// Calls that are not counted: connections are made.
 const WARM_UP: usize = 50;
@@ -41,7 +39,7 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(WARM_UP + CALLS);
     let mut plugin = Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("it starts");
-    let raw = Raw::to(server);
+    let raw = Bucket::connect(&server.url, &server.env);
     let (mut hook_times, mut raw_times, mut create_times) = (Vec::new(), Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
@@ -81,35 +79,4 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
         println!("| ratio to {name} | {} |", ratios.join(" | "));
     }
     println!("resident memory of the plugin at the end: {resident} KiB");
-}
-
-/// Bare requests.
-struct Raw {
-    runtime: Runtime,
-    client: Box<dyn ObjectStore>,
-}
-
-impl Raw {
-    fn to(server: &Server) -> Self {
-        let mut builder = AmazonS3Builder::new().with_url(&server.url);
-        for (key, value) in &server.env {
-            if let Ok(key) = key.to_ascii_lowercase().parse() {
-                builder = builder.with_config(key, value);
-            }
-        }
-        // The provider of ciphers that the programs are built with.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Box::new(builder.build().expect("a client"));
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Self { runtime, client }
-    }
-
-    fn put(&self, name: &str, len: usize, mode: PutMode) -> Duration {
-        let path = Path::from(name);
-        let bytes = PutPayload::from(vec![0x5a; len]);
-        let began = Instant::now();
-        let put = self.client.put_opts(&path, bytes, PutOptions { mode, ..PutOptions::default() });
-        self.runtime.block_on(put).expect("an answer");
-        began.elapsed()
-    }
 }

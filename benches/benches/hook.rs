@@ -2,12 +2,11 @@
 //! `fdatasync` of the same number of bytes, to a file that grows and over zeros, and against a plugin that
 //! does nothing but the latter, in turn, on the same file system.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lockstep_benches::bare;
-use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes};
+use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes, stored_bytes};
 use lockstep_tests::binaries;
 use lockstep_tests::testdir::TestDir;
 
@@ -108,21 +107,4 @@ fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {
     let began = Instant::now();
     plugin.call(message).expect("the plugin acknowledges");
     began.elapsed()
-}
-
-/// Bytes of all files under a folder.
-fn stored_bytes(folder: &Path) -> u64 {
-    std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| {
-            let path = entry.path();
-            if path.is_dir() {
-                stored_bytes(&path)
-            } else {
-                entry.metadata().map_or(0, |m| m.len())
-            }
-        })
-        .sum()
 }

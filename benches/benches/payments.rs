@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lockstep_benches::bare;
+use lockstep_benches::python::PythonBackup;
 use lockstep_tests::binaries::Cli;
 use lockstep_tests::real::backup::{WALLET, data_version};
 use lockstep_tests::real::channel::{
@@ -115,11 +116,8 @@ fn setups(elsewhere: Option<&TestDir>) -> Vec<Setup> {
         let where_to = "another file system";
         setups.push(Setup::Lockstep { destination: elsewhere.path(""), where_to });
     }
-    match std::env::var_os("LOCKSTEP_PYTHON_BACKUP").map(PathBuf::from) {
-        Some(program) if program.join("backup.py").is_file() => {
-            setups.push(Setup::Python { program });
-        }
-        _ => say("SKIPPED: payments with the Python plugin: LOCKSTEP_PYTHON_BACKUP names none"),
+    if let Some(python) = PythonBackup::locate_or_say("payments") {
+        setups.push(Setup::Python { program: python.folder().to_owned() });
     }
     setups.push(Setup::Replica);
     setups

@@ -1,17 +1,28 @@
 //! What the benches share: input, the plugin as a process, the floor, and tables.
 
 pub mod bare;
+pub mod bucket;
+pub mod filled;
+pub mod limits;
+pub mod plot;
+pub mod process;
+pub mod python;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lockstep_tests::Batch;
 use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
 use serde_json::{Value, json};
+
+/// So much log is not left behind the newest snapshot.
+const TAIL_BYTES: u64 = 32 << 20;
+const SETTLED_AFTER: Duration = Duration::from_secs(1_800);
 
 /// The calls to measure with: the recorded node where it is there, else a generated one. At most `limit`.
 pub fn calls(limit: usize) -> (String, Vec<Batch>) {
@@ -67,6 +78,8 @@ impl Plugin {
         let mut child = Command::new(binary)
             .args(args)
             .current_dir(directory)
+            // As lightningd tells those that it starts.
+            .env("LIGHTNINGD_PLUGIN", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -106,8 +119,7 @@ impl Plugin {
 
     /// Calls an RPC method and gives its result.
     pub fn ask(&mut self, method: &str, params: &Value) -> io::Result<Value> {
-        let message = json!({"jsonrpc": "2.0", "id": method, "method": method, "params": params});
-        let answer = self.answer(format!("{message}\n\n").as_bytes())?;
+        let answer = self.answer(&request(method, params))?;
         let answer: Value = serde_json::from_str(&answer)?;
         match answer.get("result") {
             Some(result) => Ok(result.clone()),
@@ -116,10 +128,21 @@ impl Plugin {
     }
 
     fn answer(&mut self, message: &[u8]) -> io::Result<String> {
-        self.stdin.write_all(message)?;
+        self.send(message)?;
+        self.next_answer()
+    }
+
+    /// Sends a message, and waits for nothing.
+    pub fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        self.stdin.write_all(message)
+    }
+
+    /// Waits for the next answer, skipping log lines.
+    pub fn next_answer(&mut self) -> io::Result<String> {
         loop {
             let answer = self.message()?;
-            if !answer.contains("\"method\":\"log\"") {
+            // With a space as Python writes it.
+            if !answer.contains("\"method\":\"log\"") && !answer.contains("\"method\": \"log\"") {
                 return Ok(answer);
             }
         }
@@ -141,23 +164,12 @@ impl Plugin {
 
     /// Resident memory in KiB, from the kernel's account.
     pub fn resident_kib(&self) -> u64 {
-        self.memory_kib("VmRSS:")
+        process::memory_kib(self.child.id(), "VmRSS:")
     }
 
     /// The most resident memory that it ever had, in KiB.
     pub fn peak_kib(&self) -> u64 {
-        self.memory_kib("VmHWM:")
-    }
-
-    fn memory_kib(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        status
-            .ok()
-            .and_then(|status| {
-                let line = status.lines().find(|line| line.starts_with(field))?.to_owned();
-                line.split_whitespace().nth(1)?.parse().ok()
-            })
-            .unwrap_or(0)
+        process::memory_kib(self.child.id(), "VmHWM:")
     }
 
     /// Processor time that the process has used so far.
@@ -170,12 +182,35 @@ impl Plugin {
         user_and_kernel(self.child.id())
     }
 
+    /// Waits until no compaction is due any more: after one that took long the next may have to wait for minutes.
+    /// Gives how many there were.
+    pub fn settled(&mut self) -> u64 {
+        let began = Instant::now();
+        loop {
+            let status = self.ask("backup-status", &json!({})).expect("a status");
+            let compaction = &status["compaction"];
+            assert!(compaction["error"].is_null(), "{compaction}");
+            let due = compaction["tail_bytes"].as_u64().is_none_or(|tail| tail >= TAIL_BYTES);
+            if compaction["running"].is_null() && !due {
+                return compaction["last"]["id"].as_u64().unwrap_or(0);
+            }
+            assert!(began.elapsed() < SETTLED_AFTER, "{compaction}");
+            sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Closes the pipe and waits.
     pub fn stop(self) {
         let Self { mut child, stdin, .. } = self;
         drop(stdin);
         let _ = child.wait();
     }
+}
+
+/// A call of an RPC method as lightningd passes it on.
+pub fn request(method: &str, params: &Value) -> Vec<u8> {
+    let message = json!({"jsonrpc": "2.0", "id": method, "method": method, "params": params});
+    format!("{message}\n\n").into_bytes()
 }
 
 /// Processor time of a process so far in the program itself and in the kernel, from `/proc/PID/stat`, to 10 ms.
@@ -186,6 +221,11 @@ pub fn user_and_kernel(process: u32) -> (Duration, Duration) {
     let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse().unwrap_or(0));
     let mut next = || Duration::from_millis(10 * ticks.next().unwrap_or(0));
     (next(), next())
+}
+
+/// Processor time that this process has used so far.
+pub fn cpu_of_this_process() -> Duration {
+    cpu_of(std::process::id())
 }
 
 /// Processor time of all threads of a process, from `/proc/PID/task/*/schedstat`, in nanoseconds there.
@@ -245,11 +285,11 @@ impl Raw {
 
     /// Writes `len` bytes and makes them durable.
     pub fn write(&mut self, len: usize) -> io::Result<Duration> {
-        let cpu = cpu_of(std::process::id());
+        let cpu = cpu_of_this_process();
         let began = Instant::now();
         self.file.write(len)?;
         let took = began.elapsed();
-        self.cpu_times.push(cpu_of(std::process::id()).saturating_sub(cpu));
+        self.cpu_times.push(cpu_of_this_process().saturating_sub(cpu));
         Ok(took)
     }
 }
@@ -259,4 +299,27 @@ pub fn percentile(times: &mut [Duration], p: f64) -> f64 {
     times.sort_unstable();
     let index = ((times.len() as f64 * p) as usize).min(times.len().saturating_sub(1));
     times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
+/// Bytes of all files under a folder; 0 where there is none.
+pub fn stored_bytes(folder: &Path) -> u64 {
+    std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                stored_bytes(&path)
+            } else {
+                entry.metadata().map_or(0, |meta| meta.len())
+            }
+        })
+        .sum()
+}
+
+/// The numbers that an environment variable holds, with commas between.
+pub fn sizes(variable: &str, default: &[u64]) -> Vec<u64> {
+    let Ok(text) = std::env::var(variable) else { return default.to_vec() };
+    text.split(',').map(|size| size.trim().parse().expect(variable)).collect()
 }

@@ -95,6 +95,16 @@ fn an_older_writer_is_refused_and_its_record_is_void() {
 }
 
 #[test]
+fn a_node_that_was_quiet_before_it_ended_wrote_its_database_itself() {
+    let (log, mut writer) = Log::new();
+    writer.close(60_000);
+    let end = LogEnd::read(&log.store, &log.keys).unwrap();
+    assert!(end.head.in_doubt && end.closed);
+    assert!(end.explains(1), "it was last written to with the newest batch");
+    assert!(!end.explains(66_000), "somebody wrote to it afterwards");
+}
+
+#[test]
 fn an_older_writer_stays_fenced_however_many_came_after_it() {
     let (log, mut old) = Log::new();
     for _ in 0..40 {

@@ -168,6 +168,11 @@ impl Cli {
         self
     }
 
+    /// The command itself, for whoever runs it in another way.
+    pub fn command(self) -> Command {
+        self.command
+    }
+
     /// Starts it without waiting, for a test that kills it or watches it.
     pub fn spawn(mut self) -> Child {
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

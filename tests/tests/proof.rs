@@ -176,6 +176,17 @@ fn a_crash_is_no_alarm_whether_the_newest_batch_was_committed_or_not() {
 }
 
 #[test]
+fn a_node_that_was_quiet_before_it_stopped_is_no_alarm() {
+    let (backed, mut node, mut workload) = running(6, json!({}));
+    // Longer than a commit may come behind its batch.
+    sleep(Duration::from_millis(5_500));
+    node.stop().unwrap();
+    restart(&mut node, &mut workload);
+    assert!(!node.logged("without this plugin since its newest backup"));
+    assert!(!backed.store().join("snapshots").exists(), "no snapshot was taken");
+}
+
+#[test]
 fn a_database_changed_by_hand_at_the_same_version_is_an_alarm_and_keeps_everything() {
     let (backed, mut node, mut workload) = running(3, json!({}));
     for _ in 0..2 {

@@ -5,11 +5,10 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lockstep_benches::percentile;
+use lockstep_benches::{percentile, sizes};
 use serde_json::json;
 
 use crate::node::{Large, Times};
-use crate::sizes;
 
 const CALLS_WITHOUT: usize = 2_000;
 
@@ -50,7 +49,7 @@ pub fn latency(mib: u64) {
         ("the shadow is made anew, little changed", None),
         ("60 % changed: a new base", Some(60)),
     ];
-    let wanted = sizes("LOCKSTEP_ROUNDS", rounds.len() as u64)[0] as usize;
+    let wanted = sizes("LOCKSTEP_ROUNDS", &[rounds.len() as u64])[0] as usize;
     for (what, changed) in rounds.into_iter().take(wanted) {
         if let Some(percent) = changed {
             node.change(node.rows * percent / 100);

@@ -20,6 +20,8 @@ mod node;
 mod restore;
 mod upload;
 
+use lockstep_benches::sizes;
+
 /// One part, for a size of the database in MiB.
 type Part = fn(u64);
 
@@ -34,16 +36,10 @@ fn main() {
     assert!(named.iter().all(known), "the parts are latency, upload, restore, growth");
     for (name, part) in PARTS {
         if wanted(name) {
-            sizes("LOCKSTEP_MIB", 256).into_iter().for_each(part);
+            sizes("LOCKSTEP_MIB", &[256]).into_iter().for_each(part);
         }
     }
     if wanted("growth") {
-        sizes("LOCKSTEP_BATCHES", 20_000).into_iter().for_each(growth::growth);
+        sizes("LOCKSTEP_BATCHES", &[20_000]).into_iter().for_each(growth::growth);
     }
-}
-
-/// The numbers that a variable holds, with commas between.
-fn sizes(variable: &str, default: u64) -> Vec<u64> {
-    let Ok(text) = std::env::var(variable) else { return vec![default] };
-    text.split(',').map(|size| size.trim().parse().expect(variable)).collect()
 }

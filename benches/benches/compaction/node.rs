@@ -1,22 +1,20 @@
 //! A node with a large database, and what is asked of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use lockstep_benches::filled::{PAGE, change_of, fill};
 use lockstep_benches::{Plugin, Raw, message};
 use lockstep_tests::Batch;
 use lockstep_tests::binaries;
 use lockstep_tests::step::version_bump;
 use lockstep_tests::testdir::TestDir;
-use rusqlite::Connection;
 use serde_json::{Value, json};
 
-/// Bytes of a page.
-pub const PAGE: u64 = 4096;
 /// A node's calls do not come without a pause.
 const BETWEEN_CALLS: Duration = Duration::from_millis(1);
 /// About what the record of one takes.
@@ -63,7 +61,7 @@ impl Large {
         let node = dir.network_dir();
         let rows = mib * (1 << 20) / PAGE;
         let mut rng = Rng::with_seed(mib);
-        fill(&node.join("lightningd.sqlite3"), rows, &mut rng);
+        fill(&node.join("lightningd.sqlite3"), rows, 1.0, &mut rng);
         let init = Command::new(&cli)
             .args(["init", "--lightning-dir"])
             .arg(&node)
@@ -89,10 +87,7 @@ impl Large {
 
     /// One call that changes these rows.
     pub fn call(&mut self, rows: &[u64]) -> Duration {
-        let mut writes: Vec<String> = rows
-            .iter()
-            .map(|row| format!("UPDATE filled SET changes = changes + 1 WHERE id = {row}"))
-            .collect();
+        let mut writes: Vec<String> = rows.iter().map(|&row| change_of(row)).collect();
         writes.push(version_bump(self.version.into()));
         self.version += 1;
         self.calls += 1;
@@ -146,25 +141,4 @@ impl Large {
         }
         times
     }
-}
-
-/// Rows of bytes that do not compress.
-fn fill(path: &Path, rows: u64, rng: &mut Rng) {
-    let db = Connection::open(path).expect("SQLite opens");
-    db.execute_batch(
-        "PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;
-         CREATE TABLE vars (name VARCHAR(32) PRIMARY KEY, val VARCHAR(255), intval INTEGER, blobval BLOB);
-         INSERT INTO vars VALUES ('data_version', NULL, 1, NULL);
-         CREATE TABLE filled (id INTEGER PRIMARY KEY, changes INTEGER, bytes BLOB);
-         BEGIN;",
-    )
-    .expect("tables are made");
-    let mut insert = db.prepare("INSERT INTO filled VALUES (?, 0, ?)").expect("an insert");
-    let mut bytes = vec![0; 4000];
-    for row in 1..=rows {
-        rng.fill(&mut bytes);
-        insert.execute((row as i64, &bytes)).expect("a row");
-    }
-    drop(insert);
-    db.execute_batch("COMMIT").expect("commits");
 }

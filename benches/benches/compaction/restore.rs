@@ -1,25 +1,24 @@
 //! A restore of a large database and the log behind it, against copying the file.
 
-use lockstep_tests::binaries;
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
+use lockstep_benches::{process, sizes};
 use lockstep_proto::config::read_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::restore::{self, Plan, Progress, Target};
+use lockstep_tests::binaries;
 use rusqlite::Connection;
 
 use crate::node::Large;
-use crate::sizes;
 
 const ROUNDS: usize = 3;
 
 /// In turn: the program, its two halves in this process, `cp`, SQLite's check.
 pub fn restore(mib: u64) {
-    let tail = sizes("LOCKSTEP_TAIL", 5_000)[0];
+    let tail = sizes("LOCKSTEP_TAIL", &[5_000])[0];
     let cli = binaries::cli();
     let mut node = Large::new(mib);
     for _ in 0..tail {
@@ -41,11 +40,10 @@ pub fn restore(mib: u64) {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for round in 1..=ROUNDS {
-        let began = Instant::now();
         let mut command = Command::new(&cli);
         command.args(["restore", "--no-claim", "--key-file"]).arg(&key).arg(dir.path("store"));
-        let peak = peak_kib_of(command.arg(&restored));
-        let whole = began.elapsed().as_secs_f64();
+        let ran = process::run(command.arg(&restored));
+        let (whole, peak) = (ran.seconds, ran.peak_kib);
         let bytes = fs::metadata(&restored).expect("it is there").len();
 
         let (cp, check) = copied_and_checked(&restored, &copy);
@@ -73,25 +71,6 @@ pub fn restore(mib: u64) {
             whole / (cp + check),
             batches / cp,
         );
-    }
-}
-
-/// Runs it to its end, and gives the most resident memory that it had, in KiB.
-fn peak_kib_of(command: &mut Command) -> u64 {
-    let mut child = command.stdout(Stdio::null()).spawn().expect("backup-cli runs");
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        // The kernel's own high-water mark: what is missed is what the last moment adds.
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        peak = kib.unwrap_or(peak).max(peak);
-        if let Some(status) = child.try_wait().expect("wait for it") {
-            assert!(status.success(), "restore failed");
-            return peak;
-        }
-        sleep(Duration::from_millis(5));
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::time::Instant;
 
+use lockstep_benches::filled::PAGE;
 use lockstep_proto::config::read_key_file;
 use lockstep_proto::destination::Destination;
 use lockstep_proto::shadow::Shadow;
 
-use crate::node::{Large, PAGE};
+use crate::node::Large;
 
 /// By the share of the pages that changed.
 pub fn upload(mib: u64) {
