@@ -25,9 +25,9 @@ use lockstep_proto::slots::{self, Unlock};
 use lockstep_proto::{layout, verify};
 use lockstep_tests::backed::{Backed, ci_or_long, files_under, reason_not_to_go_on};
 use lockstep_tests::binaries::Cli;
-use lockstep_tests::sim::Node;
+use lockstep_tests::sim::{Answer, Node};
 use lockstep_tests::testdir::copy_dir;
-use lockstep_tests::{Step, oracle};
+use lockstep_tests::{Batch, Step, oracle};
 use sha2::{Digest, Sha256};
 
 use crate::memory::Memory;
@@ -645,6 +645,27 @@ fn authentic_records_that_make_no_sense_are_refused() {
         assert_eq!(output.code, Some(13), "{frames:?}: {output}");
         assert!(output.stderr.contains("record seq "), "{frames:?}: {output}");
     }
+}
+
+#[test]
+fn a_restore_that_does_not_come_to_the_logs_version_is_refused_and_leaves_nothing() {
+    let backed = Backed::fresh();
+    let mut node = backed.launch();
+    node.write(&Step::small_schema()).unwrap().expect_committed();
+    let version = node.database().unwrap().data_version().unwrap();
+    backed.check_same_as(&node.database_path());
+    // As lightningd never does: the version itself is not among the statements.
+    let writes = vec![insert(1)];
+    let batch = Batch { data_version: version + 1, writes };
+    assert_eq!(node.ask_raw(&batch).unwrap(), Answer::Continue);
+    node.kill().unwrap();
+    let dest = backed.new_dest();
+    let output = backed.restore(&dest).run().expect_code(13);
+    let words =
+        format!("data_version is {version}, the log's newest batch made it {}", version + 1);
+    assert!(output.stderr.contains(&words), "{output}");
+    assert!(output.stderr.contains("hint: "), "{output}");
+    assert!(!dest.exists());
 }
 
 #[test]
