@@ -33,15 +33,15 @@ const STRIDE: usize = 23;
 /// What tells capitals in ASCII.
 const CASE: u8 = 0x20;
 
-/// What came of a flip.
+/// Who notices a flip.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 enum Noticed {
     /// By a restore with the node's secret.
-    ByRestore,
+    Restore,
     /// By `verify` alone.
-    ByVerify,
+    Verify,
     /// By neither: the restore gives the same, and what was hit is this.
-    ByNobody(&'static str),
+    Nobody(&'static str),
 }
 
 /// A store with an object of each kind, and what it holds.
@@ -143,11 +143,11 @@ impl Small {
         let restored = refusal(self.restore(&changed, name), name).map_err(place)?;
         let verified = refusal(self.verify(&changed), name).map_err(place)?;
         Ok(match (restored, verified) {
-            (true, _) => Noticed::ByRestore,
-            (false, true) => Noticed::ByVerify,
+            (true, _) => Noticed::Restore,
+            (false, true) => Noticed::Verify,
             (false, false) => {
                 let what = self.nobody_needs(name, at, bit);
-                Noticed::ByNobody(what.ok_or_else(|| place("unnoticed".into()))?)
+                Noticed::Nobody(what.ok_or_else(|| place("unnoticed".into()))?)
             }
         })
     }
@@ -244,7 +244,7 @@ fn flip_every_bit(small: &Small, what: &str) {
         let bit = first + number * stride;
         let (name, at) = locate(&objects, bit / 8);
         let noticed = small.judge(name, at, bit % 8)?;
-        if let Noticed::ByNobody(what) = noticed {
+        if let Noticed::Nobody(what) = noticed {
             let mut unnoticed = unnoticed.lock().unwrap_or_else(PoisonError::into_inner);
             unnoticed.insert((name.to_owned(), what), (at, bit % 8));
         }
