@@ -56,6 +56,11 @@ impl Failure {
         Self { class: Class::WrongKey, ..Self::new(message, hint) }
     }
 
+    /// Stored bytes that are not what was written.
+    pub fn damaged(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class: Class::Damaged, ..Self::new(message, hint) }
+    }
+
     /// Some of several destinations are bad, but not all. The result says which.
     pub fn partly(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { partly: true, ..Self::new(message, hint) }
@@ -197,12 +202,15 @@ impl From<WalletError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::of(Class::Failed, error.to_string(), None)
+        Self::new(error.to_string(), "correct the file; lightningd would not start with it either.")
     }
 }
 
 impl From<ContentError> for Failure {
     fn from(error: ContentError) -> Self {
-        Self::of(Class::Damaged, error.to_string(), None)
+        Self::damaged(
+            error.to_string(),
+            "look at the disk that the database is on, then try again.",
+        )
     }
 }

@@ -89,7 +89,7 @@ impl DirError {
                 "for a new mainnet node, 'mkdir -m 700 {0}' and name {0}.",
                 path.join("bitcoin").display()
             )),
-            Self::Io { .. } => None,
+            Self::Io { .. } => Some(crate::LOOK_AT_THE_FILE.into()),
         }
     }
 

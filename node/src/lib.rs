@@ -27,6 +27,10 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+/// What to do where the system fails at a file.
+const LOOK_AT_THE_FILE: &str =
+    "look at the file, its permissions and the disk that it is on, then try again.";
+
 pub mod companion;
 pub mod config;
 pub mod content;

@@ -101,7 +101,7 @@ impl SecretError {
     /// What to do next, where that can be said.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Io { .. } => None,
+            Self::Io { .. } => Some(crate::LOOK_AT_THE_FILE),
             Self::Exists { .. } => {
                 Some("nothing was changed; move the file aside only if it is not this node's.")
             }

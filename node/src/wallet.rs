@@ -141,7 +141,8 @@ impl WalletError {
             Self::Damaged { .. } | Self::Unexpected { .. } => {
                 Some("do not start the node on it; restore it from its backup.")
             }
-            Self::Io { .. } | Self::NotAFile { .. } | Self::Sqlite { .. } => None,
+            Self::NotAFile { .. } => Some("name the database itself with '--wallet PATH'."),
+            Self::Io { .. } | Self::Sqlite { .. } => Some(crate::LOOK_AT_THE_FILE),
         }
     }
 }

@@ -254,7 +254,9 @@ impl Error {
                 gone on, and a peer can take all channel funds from the older. If the other is gone for good, \
                 run 'backup-cli restore' into a new directory."
                 .into(),
-            Self::WrongKey { .. } | Self::UnknownKey { .. } => "use the hsm_secret, words or key \
+            Self::WrongKey { .. }
+            | Self::UnknownKey { .. }
+            | Self::Key(KeyError::Malformed) => "use the hsm_secret, words or key \
                 file of the node that made this backup."
                 .into(),
             Self::OtherStore { .. } => {
@@ -263,7 +265,9 @@ impl Error {
             Self::Damaged { .. } => "earlier records are intact; nothing was changed. Use another \
                 copy of this folder if there is one."
                 .into(),
-            Self::FormatVersion { .. } | Self::UnknownKind { .. } => {
+            Self::FormatVersion { .. }
+            | Self::UnknownKind { .. }
+            | Self::Key(KeyError::Version(_)) => {
                 "a newer program wrote it; upgrade this one.".into()
             }
             Self::Behind { .. } => "this database is older than its backup: starting it can cost \
@@ -291,7 +295,8 @@ impl Error {
             Self::Database { .. } => "if the disk is full or fails, mend that and try again; else report it, with what \
                 'backup-cli verify' says."
                 .into(),
-            Self::Batch(_) | Self::Key(_) => return None,
+            Self::Batch(_) => "this is a defect of the program; please report it.".into(),
+            Self::Key(KeyError::NoRandomness) => "look at the operating system's random source.".into(),
         })
     }
 

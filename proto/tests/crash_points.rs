@@ -17,6 +17,9 @@ use lockstep_proto::writer::{Call, Outcome, Writer};
 
 use sim::{Fault, SimStore};
 
+/// A call that failed so often is never acknowledged: each fault is one.
+const FAILURES_MAX: u32 = 20;
+
 /// What the node does.
 #[derive(Clone, Copy)]
 enum Action {
@@ -81,6 +84,7 @@ impl Machine {
         } else {
             format!("INSERT INTO t VALUES ({}, 'a label')", self.attempt)
         };
+        let mut failures = 0;
         loop {
             self.time += 1;
             let time = self.time;
@@ -98,7 +102,10 @@ impl Machine {
                     self.writer = None;
                 }
                 // Tried again, as the plugin does.
-                Err(_) => {}
+                Err(error) => {
+                    failures += 1;
+                    assert!(failures < FAILURES_MAX, "it never goes on: {error}");
+                }
             }
         }
         if commits {

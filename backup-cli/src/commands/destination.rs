@@ -12,7 +12,7 @@ use lockstep_proto::marker::Marker;
 use lockstep_proto::measure::{self, Kind, Latency};
 use lockstep_proto::replica::{Mirror, Mode};
 use lockstep_proto::seal::KeyRing;
-use lockstep_proto::store::{Fencing, Options, Store};
+use lockstep_proto::store::{Entry, Fencing, Options, Store};
 use lockstep_proto::verify;
 use serde::Serialize;
 
@@ -178,7 +178,8 @@ fn open_new(url: &Destination, keys: &KeyRing) -> Result<std::sync::Arc<dyn Stor
             marker.require(keys.store())?;
             true
         }
-        // Claims are copied before the log: they tell whose it is.
+        // Claims are copied before all else: they tell whose it is. Interrupted before the first, there is nothing.
+        Err(Error::Nothing { .. }) if holds_no_object(&*store, &entries)? => true,
         Err(Error::Nothing { .. }) => {
             let claims = store.list(layout::EPOCHS).map_err(Error::from)?;
             let epochs: Vec<_> =
@@ -195,6 +196,16 @@ fn open_new(url: &Destination, keys: &KeyRing) -> Result<std::sync::Arc<dyn Stor
         format!("'{url}' is not empty"),
         "choose an empty place; nothing was changed.",
     ))
+}
+
+/// True where there are only folders, of which all are empty.
+fn holds_no_object(store: &dyn Store, entries: &[Entry]) -> Result<bool> {
+    for entry in entries {
+        if !entry.folder || !store.list_all(&entry.name).map_err(Error::from)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn remove(args: &DestinationRemoveArgs, output: &Output) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use lockstep_proto::companion::FileSet;
 use lockstep_proto::layout;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::replica::{Distance, Mirror, Seen, small_faults};
@@ -18,6 +17,10 @@ use crate::place::{Places, Site};
 
 /// Folders of which each destination has the same objects.
 const COMMON: [&str; 4] = [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::SNAPSHOTS];
+
+/// What is said where nothing can be had from another destination.
+const HINT_OF_ONE: &str = "the log and its snapshots are intact. A key slot is made anew by 'backup-cli key remove' and \
+    'key add'; for the rest, use another copy of this folder if there is one.";
 
 #[derive(Serialize)]
 struct Report {
@@ -87,6 +90,14 @@ pub fn run(args: &VerifyArgs, output: &Output) -> Result<()> {
         destinations,
     };
     output.result(&report, || text(&report));
+    if let [only] = &report.destinations[..]
+        && !only.intact
+    {
+        return Err(Failure::damaged(
+            format!("'{}' is damaged: {}", only.name, only.faults.join("; ")),
+            HINT_OF_ONE,
+        ));
+    }
     let bad = report.destinations.iter().filter(|found| !found.intact);
     let hint = match args.heal {
         true => "what no destination has intact cannot be healed: see docs/operations.md.",
@@ -138,15 +149,8 @@ fn verified(
     let generations = verify::run(store, keys, &mut |bytes| bar.inc(bytes));
     bar.finish_and_clear();
     let generations = generations?;
-    if places.sites.len() == 1 {
-        FileSet::newest(store, keys)?;
-    }
-    let (mut faults, mut missing) = (Vec::new(), Vec::new());
-    if places.sites.len() > 1 {
-        let found = small_faults(store, keys)?;
-        faults.extend(found.iter().map(|fault| format!("'{}': {}", fault.object, fault.what)));
-        missing = missing_of(places, name, store)?;
-    }
+    let faults = small_faults(store, keys)?.into_iter().map(|fault| fault.what).collect();
+    let missing = missing_of(places, name, store)?;
     Ok(DestinationReport {
         name: name.into(),
         intact: false,

@@ -20,8 +20,8 @@ use crate::store::{Store, StoreErrorKind};
 
 /// Bytes that are copied at a time.
 const CHUNK: usize = 256 << 10;
-/// Small objects that are never changed.
-const SMALL: [&str; 4] = [layout::KEYS, layout::EPOCHS, layout::HOLDS, layout::FILES];
+/// Small objects that are never changed. Claims come first: they tell whose the place is, should this be interrupted.
+const SMALL: [&str; 4] = [layout::EPOCHS, layout::KEYS, layout::HOLDS, layout::FILES];
 
 /// What is copied, and from where to where.
 pub struct Mirror<'a> {

@@ -291,10 +291,10 @@ impl StoreError {
                 _ => format!("check the disk or network behind {}.", self.store),
             },
             StoreErrorKind::Remote { hint, .. } => (*hint).into(),
-            StoreErrorKind::NotFound
-            | StoreErrorKind::Exists
-            | StoreErrorKind::Taken
-            | StoreErrorKind::Damaged(_) => return None,
+            StoreErrorKind::NotFound | StoreErrorKind::Exists | StoreErrorKind::Taken => {
+                "find out who else writes there or removes things, then try again.".into()
+            }
+            StoreErrorKind::Damaged(_) => "use another copy of this backup if there is one.".into(),
         })
     }
 }

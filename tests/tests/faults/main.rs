@@ -6,3 +6,4 @@ mod full_disk;
 mod power_cuts;
 mod scene;
 mod syscalls;
+mod verbs;
