@@ -72,6 +72,7 @@ def key_ring(root, options):
 LOG = re.compile("log/([0-9a-f]{8})/([0-9a-f]{8}-[0-9a-f]{8})-([0-9a-f]{16})[.]seg")
 SNAPSHOT = re.compile("snapshots/([0-9a-f]{8})/([0-9a-f]{16})-[0-9a-f]{8}-([0-9a-f]{8})[.]snap")
 PART = re.compile("tail/([0-9a-f]{16})(-[0-9a-f]{8}-[0-9a-f]{8})?[.]part")
+BEGINNING = re.compile("beginnings/([0-9a-f]{8})-([0-9a-f]{8}-[0-9a-f]{8})")
 Record = collections.namedtuple("Record", "place seq chain plain")
 Batch = collections.namedtuple("Batch", "place seq kind version session millis statements")
 
@@ -87,6 +88,8 @@ class Store:
         need(marker["store_id"].lower() == ring["store_id"].lower(), "the key ring of another store")
         self.keys = {sha256(b"lockstep key id" + key)[:4]: key for key in map(bytes.fromhex, ring["keys"])}
         self.files = {file.relative_to(root).as_posix(): file for file in root.glob("*/**/*") if file.is_file()}
+        # The last of each generation's counts.
+        self.begins = {found[1]: found[2] for found in filter(None, map(BEGINNING.fullmatch, sorted(self.files)))}
         self.parts = dict(self.segments_in_parts())
 
     def segments_in_parts(self):
@@ -98,12 +101,17 @@ class Store:
         for header, frames in segments.items():
             numbers = struct.unpack_from("<10xB21xIIQI", header)
             missing = set(range(numbers[3], max(frames))) - frames.keys()
-            if name_of(*numbers) not in self.files:
+            if name_of(*numbers) not in self.files and not self.is_leftover(LOG.fullmatch(name_of(*numbers))):
                 need(not missing, f"{name_of(*numbers)}: parts are missing: {sorted(missing)}")
                 yield name_of(*numbers), header + b"".join(frames[seq] for seq in sorted(frames))
 
+    def is_leftover(self, name):
+        """R3"""
+        return name.re is LOG and name[2] < self.begins.get(name[1], "")
+
     def names(self, form):
-        return filter(None, map(form.fullmatch, {*self.files, *self.parts}))
+        names = filter(None, map(form.fullmatch, {*self.files, *self.parts}))
+        return (name for name in names if not self.is_leftover(name))
 
     def unseal(self, name):
         """What the header is bound to, as a record without a plaintext; then a record for each frame."""
