@@ -156,7 +156,7 @@ impl Places {
     ///
     /// Fails as the first does where none can.
     pub fn newest_of(&self, ends: &[Result<LogEnd>]) -> Result<usize> {
-        let mut newest: Option<(usize, (u32, u64))> = None;
+        let mut newest: Option<(usize, (u32, u32, u64))> = None;
         for (index, end) in ends.iter().enumerate() {
             let Ok(end) = end else { continue };
             let age = end.age();

@@ -17,8 +17,7 @@ def varint(stream):
     return byte if byte < 128 else byte - 128 + (varint(stream) << 7)
 
 def ask(what):
-    tty = sys.stdin.isatty()
-    return getpass.getpass(f"{what}: ").encode() if tty else sys.stdin.buffer.readline().rstrip(b"\r\n")
+    return (getpass.getpass(what + ": ").encode() if sys.stdin.isatty() else sys.stdin.buffer.readline().strip(b"\r\n"))
 
 def seed_of(words, passphrase):
     words = b" ".join(words.lower().split())
@@ -70,8 +69,9 @@ class Store:
         self.id = bytes.fromhex(ring["store_id"])
         need(bytes.fromhex(marker["store_id"]) == self.id, "the key ring of another store")
         self.keys = {sha256(b"lockstep key id" + key)[:4]: key for key in map(bytes.fromhex, ring["keys"])}
-        files = (file for file in root.glob("*/**/*") if file.is_file())
+        files = filter(Path.is_file, root.glob("*/**/*"))
         self.objects = {file.relative_to(root).as_posix(): file.read_bytes for file in files}
+        self.begins = {name[11:19]: name[20:] for name in sorted(self.objects) if name.startswith("beginnings/")}  # R3
         segments = collections.defaultdict(list)  # §3.1. Behind a missing part none opens.
         for part in sorted(filter(PART.fullmatch, self.objects)):
             if data := self.objects[part]():
@@ -158,7 +158,7 @@ def history(store):
     """R3 to R13, from the end. With each segment its generation, what it is bound to, and all from there on."""
     kept, passed, generation = [], [], None
     for name in sorted(filter(None, map(LOG.fullmatch, store.objects)), key=lambda name: name[2], reverse=True):
-        if generation not in (None, name[1]):
+        if generation not in (None, name[1]) or name[2] < store.begins.get(name[1], ""):
             continue
         found, damage = [], None
         try:

@@ -18,6 +18,9 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// Folder of the holds.
 pub const HOLDS: &str = "holds";
 
+/// Folder of what says where retention has made logs begin.
+pub const BEGINNINGS: &str = "beginnings";
+
 /// Folder of the heartbeats.
 pub const HEARTBEATS: &str = "heartbeats";
 
@@ -71,6 +74,18 @@ pub fn hold(generation: u32, seq: u64) -> String {
 pub fn parse_hold(file: &str) -> Option<(u32, u64)> {
     let (generation, seq) = file.split_once('-')?;
     Some((parse_claim(generation)?, parse_hex(seq, 16)?))
+}
+
+/// Name of what says that a generation's log begins with the segment of this epoch and index, or the next one.
+pub fn beginning(generation: u32, (epoch, index): (u32, u32)) -> String {
+    format!("{BEGINNINGS}/{generation:08x}-{epoch:08x}-{index:08x}")
+}
+
+/// Generation, and epoch and index, of a file name in [`BEGINNINGS`].
+pub fn parse_beginning(file: &str) -> Option<(u32, (u32, u32))> {
+    let mut numbers = file.split('-').map(parse_claim);
+    let (generation, epoch, index) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    numbers.next().is_none().then_some((generation, (epoch, index)))
 }
 
 /// Folder of a generation's segments.

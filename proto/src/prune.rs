@@ -1,9 +1,11 @@
 //! Removing what a retention policy does not keep.
 
+use std::collections::BTreeMap;
+
 use crate::error::Result;
 use crate::hold::Hold;
 use crate::layout::SnapshotName;
-use crate::log::{self, LogEnd, SegmentEntry};
+use crate::log::{self, Beginnings, LogEnd, SegmentEntry};
 use crate::record::TimeMs;
 use crate::restore::beginning_of;
 use crate::retention::{self, Histories, Judgement, Point, Policy};
@@ -18,6 +20,8 @@ pub struct PrunePlan {
     pub judgement: Judgement,
     /// The segments that go, in this order.
     pub segments: Vec<SegmentEntry>,
+    /// Where the logs begin then, by generation.
+    beginnings: BTreeMap<u32, (u32, u32)>,
 }
 
 impl PrunePlan {
@@ -27,7 +31,7 @@ impl PrunePlan {
     /// Where the store cannot be read, or a snapshot's beginning is damaged: then nothing may go.
     pub fn new(store: &dyn Store, keys: &KeyRing, policy: &Policy, now: TimeMs) -> Result<Self> {
         let newest = LogEnd::read(store, keys)?.position.generation;
-        let all = log::all_segments(store)?;
+        let (all, leftovers) = log::all_with_leftovers(store)?;
         let mut points = Vec::new();
         for generation in log::generations(store)? {
             let own = all.iter().filter(|entry| entry.name.generation == generation);
@@ -51,9 +55,14 @@ impl PrunePlan {
         let judgement = retention::judge(policy, &points, &Histories::new(&all, newest), now);
         let names = retention::removable_segments(&judgement.log, &all);
         let size = |name| all.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.size);
-        let segments =
-            names.into_iter().map(|name| SegmentEntry { name, size: size(name) }).collect();
-        Ok(Self { judgement, segments })
+        let mut beginnings = BTreeMap::new();
+        for name in &names {
+            // Of each generation the last counts: the log begins behind it.
+            beginnings.insert(name.generation, (name.epoch, name.index.saturating_add(1)));
+        }
+        let names = names.into_iter().map(|name| SegmentEntry { name, size: size(name) });
+        let segments = leftovers.into_iter().chain(names).collect();
+        Ok(Self { judgement, segments, beginnings })
     }
 
     /// The snapshots that go, in this order.
@@ -68,7 +77,8 @@ impl PrunePlan {
         snapshots + self.segments.iter().map(|entry| entry.size).sum::<u64>()
     }
 
-    /// Removes it: snapshots first, then segments, each in an order that an interruption may cut anywhere.
+    /// Removes it: snapshots first, then segments, each in an order that an interruption may cut anywhere. Where the logs
+    /// begin then is noted in between: what arrives late, or is brought along from another place, is left out from there on.
     /// `may_go_on` is asked before each; `progress` is told the objects removed.
     ///
     /// # Errors
@@ -81,13 +91,18 @@ impl PrunePlan {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         Hold::refuse_removal(store)?;
-        let snapshots = self.snapshots().into_iter().map(|name| name.to_string());
-        let segments = self.segments.iter().map(|entry| entry.name.to_string());
-        for (removed, name) in (1..).zip(snapshots.chain(segments)) {
+        let mut removed = 0;
+        let mut remove = |name: String| {
             may_go_on()?;
             store.remove(&name)?;
+            removed += 1;
             progress(removed);
+            Ok(())
+        };
+        self.snapshots().iter().try_for_each(|name| remove(name.to_string()))?;
+        for (&generation, &at) in &self.beginnings {
+            Beginnings::note(store, generation, at)?;
         }
-        Ok(())
+        self.segments.iter().try_for_each(|entry| remove(entry.name.to_string()))
     }
 }

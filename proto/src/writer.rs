@@ -98,6 +98,7 @@ impl Writer {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
         let mut tries = 0;
         loop {
+            store.claimed(epoch)?;
             let end = LogEnd::read(&*store, &keys)?;
             end.expect_directory(&*store, &claimant.directory)?;
             match Self::go_on(store.clone(), keys.clone(), claimant.clone(), epoch, &end, now) {
@@ -124,6 +125,7 @@ impl Writer {
         now: TimeMs,
     ) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
+        store.claimed(epoch)?;
         let end = LogEnd::read(&*store, &keys)?;
         let (at, found) = (restored.position, end.position);
         let gone_on = Error::Refused {
@@ -157,6 +159,7 @@ impl Writer {
     /// Where the log cannot be read.
     pub fn roll_back(store: Arc<dyn Store>, keys: KeyRing, claimant: Claimant) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
+        store.claimed(epoch)?;
         let end = LogEnd::read(&*store, &keys)?;
         store.sync(&end.segment.to_string())?;
         let mut writer = Self::new(store, keys, claimant, epoch);

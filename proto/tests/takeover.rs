@@ -94,6 +94,39 @@ fn an_older_writer_is_refused_and_its_record_is_void() {
     assert_eq!(log.logged(), ["(1, 1)", "(2, 2)"]);
 }
 
+/// A writer began segment after segment and was never told that one is durable. Its successor goes on at another place,
+/// which has only the first of them.
+#[test]
+fn of_several_segments_that_nobody_was_told_of_any_may_be_gone_on_from() {
+    let (log, mut old) = Log::new();
+    log.fail_next(0, Fault::Before);
+    log.append(&mut old, 2).unwrap_err();
+    let mut elsewhere = None;
+    for _ in 0..4 {
+        // The open record is written, and the answer is lost.
+        log.fail_next(2, Fault::After);
+        log.append(&mut old, 2).unwrap_err();
+        let objects = log.store.0.lock().unwrap().objects.clone();
+        elsewhere.get_or_insert_with(|| {
+            let store = SimStore::default();
+            store.0.lock().unwrap().objects = objects;
+            Log { store, keys: log.keys.clone() }
+        });
+    }
+    let elsewhere = elsewhere.unwrap();
+    let mut new = elsewhere.open("a").unwrap();
+    for version in 2..5 {
+        elsewhere.append(&mut new, version).unwrap();
+    }
+    // The place that it had not seen is brought up.
+    let newer = elsewhere.store.0.lock().unwrap().objects.clone();
+    log.store.0.lock().unwrap().objects.extend(newer);
+    let segments =
+        log.store.0.lock().unwrap().objects.keys().filter(|name| name.starts_with("log")).count();
+    assert_eq!(segments, 6);
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 2)", "(3, 2)", "(4, 2)"]);
+}
+
 #[test]
 fn a_node_that_was_quiet_before_it_ended_wrote_its_database_itself() {
     let (log, mut writer) = Log::new();

@@ -28,12 +28,13 @@ use crate::output::{Output, bytes};
 use crate::place::{Places, destination, lock_of};
 
 /// Folders of a store.
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     layout::KEYS,
     layout::EPOCHS,
     layout::LOG,
     layout::SNAPSHOTS,
     layout::HOLDS,
+    layout::BEGINNINGS,
     layout::HEARTBEATS,
     layout::FILES,
     layout::TAIL,
@@ -239,13 +240,12 @@ fn remove(args: &DestinationRemoveArgs, output: &Output) -> Result<()> {
 fn refuse_loss(places: &Places, index: usize) -> Result<()> {
     let ends = places.ends();
     let Ok(end) = &ends[index] else { return Ok(()) };
-    let own = end.age();
     let mut others = places.sites.iter().zip(&ends).enumerate();
-    let kept = others.any(|(other, (site, end))| {
-        let Ok(end) = end else { return false };
+    let kept = others.any(|(other, (site, of_other))| {
+        let Ok(of_other) = of_other else { return false };
         // What is being written may be there in a moment only.
-        let age = end.age();
-        other != index && site.mode.is_sync() && (age.0, age.1 + 1) >= own
+        let nearly = (of_other.epoch, of_other.position.seq + 1) >= (end.epoch, end.position.seq);
+        other != index && site.mode.is_sync() && nearly
     });
     if kept {
         return Ok(());

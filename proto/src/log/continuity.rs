@@ -104,6 +104,11 @@ impl Continuity {
         self.before = self.last.replace(at);
     }
 
+    /// The newest record, and the one before it.
+    pub fn bindable(&self) -> impl Iterator<Item = Mark> {
+        self.last.into_iter().chain(self.before)
+    }
+
     /// Checks the header of a segment whose first record has been opened.
     pub fn segment(&mut self, name: SegmentName, header: &Header) -> Result<Follows> {
         let bound = Mark { seq: header.seq.saturating_sub(1), chain: header.prev };

@@ -87,9 +87,10 @@ impl LogEnd {
         Err(damage)
     }
 
-    /// Epoch and seq of the newest record: of two ends of one log the later one has the higher.
-    pub fn age(&self) -> (u32, u64) {
-        (self.epoch, self.position.seq)
+    /// Epoch, and index of the segment, and seq, of the newest record: of two ends of one log the later one has the higher.
+    /// (A writer may have begun several segments with one number, before one of them was acknowledged.)
+    pub fn age(&self) -> (u32, u32, u64) {
+        (self.epoch, self.segment.index, self.position.seq)
     }
 
     /// Checks that the log belongs to `directory`.

@@ -1,8 +1,10 @@
 //! Reading a log: which segments there are, and their records in order, each proved to follow the last.
 
+mod beginnings;
 mod continuity;
 mod end;
 
+pub use self::beginnings::Beginnings;
 pub use self::continuity::{After, first_needed};
 use self::continuity::{Continuity, Follows};
 pub use self::end::LogEnd;
@@ -69,6 +71,7 @@ pub fn generations(store: &dyn Store) -> Result<Vec<u32>> {
 /// # Errors
 /// Where the store cannot be listed.
 pub fn segments(store: &dyn Store, generation: u32) -> Result<Vec<SegmentEntry>> {
+    let beginnings = Beginnings::read(store)?;
     let entries = store.list(&layout::log_folder(generation))?;
     let mut segments: Vec<_> = entries
         .iter()
@@ -76,6 +79,7 @@ pub fn segments(store: &dyn Store, generation: u32) -> Result<Vec<SegmentEntry>>
             let name = SegmentName::parse(generation, &entry.name)?;
             Some(SegmentEntry { name, size: entry.size })
         })
+        .filter(|entry| !beginnings.leaves_out(&entry.name))
         .collect();
     segments.sort_by_key(|segment| segment.name);
     Ok(segments)
@@ -90,6 +94,15 @@ pub fn segments(store: &dyn Store, generation: u32) -> Result<Vec<SegmentEntry>>
 /// # Errors
 /// Where the store cannot be listed.
 pub fn all_segments(store: &dyn Store) -> Result<Vec<SegmentEntry>> {
+    Ok(all_with_leftovers(store)?.0)
+}
+
+/// The same; and the segments that retention has removed, and that are there all the same.
+///
+/// # Errors
+/// Where the store cannot be listed.
+pub fn all_with_leftovers(store: &dyn Store) -> Result<(Vec<SegmentEntry>, Vec<SegmentEntry>)> {
+    let beginnings = Beginnings::read(store)?;
     let entries = store.list_all(layout::LOG)?;
     let segments = entries.iter().filter_map(|entry| {
         let name = SegmentName::parse_below(&entry.name)?;
@@ -97,7 +110,7 @@ pub fn all_segments(store: &dyn Store) -> Result<Vec<SegmentEntry>> {
     });
     let mut all: Vec<_> = segments.collect();
     all.sort_by_key(|entry| (entry.name.epoch, entry.name.index, entry.name.generation));
-    Ok(all)
+    Ok(all.into_iter().partition(|entry| !beginnings.leaves_out(&entry.name)))
 }
 
 /// A segment's bytes and header, checked against the name and the store.
@@ -298,6 +311,21 @@ impl<'a> LogReader<'a> {
         Ok(last.map(|Mark { seq, chain }| Position { generation, seq, chain }))
     }
 
+    /// As [`read`](Self::read), with the records that a segment which is written next may be bound to.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_to_go_on(
+        &self,
+        segments: &[SegmentEntry],
+        visitor: &mut dyn Visitor,
+    ) -> Result<(Option<Position>, Vec<Mark>)> {
+        let (reading, generation) = self.read_settled(None, segments, visitor)?;
+        let bindable = reading.bindable();
+        let last = reading.finish(visitor)?;
+        Ok((last.map(|Mark { seq, chain }| Position { generation, seq, chain }), bindable))
+    }
+
     /// As [`read_from`](Self::read_from), without the newest record: whoever writes may not have
     /// acknowledged it, and the next writer may void it.
     ///
@@ -337,9 +365,9 @@ impl<'a> LogReader<'a> {
 struct Reading {
     continuity: Continuity,
     held: Option<Held>,
-    /// What was read before the newest segment, while that has only one record and voids another: if the
-    /// next segment follows *this*, its writer had not seen that one, and it is void whole.
-    instead: Option<(Continuity, Held)>,
+    /// What was read before each of the newest segments, while those have only one record and void another: if the
+    /// next segment follows one of *these*, its writer had not seen what came after, and that is void whole.
+    instead: Vec<(Continuity, Held)>,
     /// The end of the newest segment is damaged: harmless only if the next continues from there all the same.
     broken: Option<Error>,
 }
@@ -400,30 +428,30 @@ impl Reading {
     fn follow(&mut self, segment: &LoadedSegment, visitor: &mut dyn Visitor) -> Result<()> {
         let (name, header) = (segment.name, &segment.header);
         let mut before = self.continuity;
-        let follows = match (self.continuity.segment(name, header), self.instead.take()) {
-            (Err(error), Some((continuity, held))) => {
-                (self.continuity, before) = (continuity, continuity);
-                let Ok(follows) = self.continuity.segment(name, header) else {
+        let follows = match self.continuity.segment(name, header) {
+            Ok(follows) => follows,
+            Err(error) => loop {
+                let Some((continuity, held)) = self.instead.pop() else {
+                    // What is missing was damaged: that is the better place to name.
                     return Err(self.broken.take().unwrap_or(error));
                 };
                 if let Some(void) = self.held.replace(held) {
                     visitor.void(void.name, void.at.seq);
                 }
-                follows
-            }
-            // What is missing was damaged: that is the better place to name.
-            (Err(error), None) => return Err(self.broken.take().unwrap_or(error)),
-            (Ok(follows), Some((_, void))) => {
-                visitor.void(void.name, void.at.seq);
-                follows
-            }
-            (Ok(follows), None) => follows,
+                (self.continuity, before) = (continuity, continuity);
+                if let Ok(follows) = self.continuity.segment(name, header) {
+                    break follows;
+                }
+            },
         };
         self.broken = None;
         match follows {
-            Follows::Directly => self.give_held(visitor),
+            Follows::Directly => {
+                self.settle(visitor);
+                self.give_held(visitor)
+            }
             Follows::VoidingLast => {
-                self.instead = self.held.take().map(|held| (before, held));
+                self.instead.extend(self.held.take().map(|held| (before, held)));
                 Ok(())
             }
         }
@@ -431,9 +459,15 @@ impl Reading {
 
     /// The newest segment's first record was acknowledged: what it voids is void.
     fn settle(&mut self, visitor: &mut dyn Visitor) {
-        if let Some((_, void)) = self.instead.take() {
+        for (_, void) in self.instead.drain(..) {
             visitor.void(void.name, void.at.seq);
         }
+    }
+
+    /// The records that a segment which is written next may be bound to.
+    fn bindable(&self) -> Vec<Mark> {
+        let before = self.instead.iter().map(|(continuity, _)| continuity);
+        before.chain([&self.continuity]).flat_map(Continuity::bindable).collect()
     }
 
     fn give_held(&mut self, visitor: &mut dyn Visitor) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::quorum::Quorum;
 use super::shared::{Replica, Report, Shared, Standing};
-use super::{Crew, NOTICED, Observer, Policy, Replicas};
+use super::{Crew, Ground, NOTICED, Observer, Policy, Replicas};
 use crate::config::{LockFile, NamedDestination};
 use crate::error::{Error, Result};
 use crate::record::Destinations;
@@ -25,7 +25,7 @@ impl Replicas {
         keys: &KeyRing,
         observer: Observer,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(Ground::default()));
         let policy = Policy::new(1, None)?;
         let (label, patience) = (destination.name.clone(), Duration::ZERO);
         {
@@ -93,8 +93,8 @@ impl Replicas {
         let new = first_new..state.replicas.len();
         drop(state);
         // Those that went stop, and whoever waits looks again.
-        self.crew.shared.work.notify_all();
-        self.crew.shared.done.notify_all();
+        self.crew.shared.work.ring();
+        self.crew.shared.done.ring();
         for index in new {
             // Without a thread it stays behind, and is said to be.
             if let Err(error) = self.crew.start(index) {
@@ -136,6 +136,7 @@ impl Replica {
             whole: false,
             done: 0,
             taken: false,
+            failed: false,
             removed: false,
             tasks: Default::default(),
         }

@@ -1,23 +1,20 @@
 //! An object of unknown size that is written to several places at once.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use super::ground::{Bell, Ground, lock};
 use crate::store::{Store, StoreError};
 
 /// Pieces that wait for a place.
 const PIECES: usize = 4;
-/// How often a full queue is looked at.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// One place's object, written by a thread.
 pub(super) struct Writing {
     /// The place, by its number.
     pub index: usize,
-    pieces: Option<SyncSender<Piece>>,
-    thread: JoinHandle<Result<(), StoreError>>,
+    queue: Arc<Queue>,
 }
 
 enum Piece {
@@ -25,18 +22,72 @@ enum Piece {
     Commit,
 }
 
+#[derive(Default)]
+struct Pieces {
+    waiting: VecDeque<Piece>,
+    /// Nobody waits for the place any more: the object never was.
+    given_up: bool,
+    /// What became of the object.
+    done: Option<Result<(), StoreError>>,
+}
+
+/// From the writer to the place's thread.
+struct Queue {
+    pieces: Mutex<Pieces>,
+    changed: Bell,
+    ground: Ground,
+}
+
+impl Queue {
+    /// Waits as long as `what` says; false where that takes longer than `patience`.
+    fn wait_while(
+        &self,
+        patience: Duration,
+        what: impl Fn(&Pieces) -> bool,
+    ) -> (MutexGuard<'_, Pieces>, bool) {
+        let until = self.ground.now() + patience;
+        let mut pieces = lock(&self.pieces);
+        while what(&pieces) {
+            if self.ground.left(until).is_zero() {
+                return (pieces, false);
+            }
+            pieces = self.changed.wait(&self.pieces, pieces, Some(until));
+        }
+        (pieces, true)
+    }
+
+    /// The next piece; `None` where the place was given up.
+    fn take(&self) -> Option<Piece> {
+        let mut pieces = lock(&self.pieces);
+        while pieces.waiting.is_empty() && !pieces.given_up {
+            pieces = self.changed.wait(&self.pieces, pieces, None);
+        }
+        let piece = pieces.waiting.pop_front().filter(|_| !pieces.given_up);
+        self.changed.ring();
+        piece
+    }
+}
+
 impl Writing {
     /// Begins the object `name` at a place.
     ///
     /// # Errors
     /// Where there can be no thread.
-    pub fn begin(index: usize, store: Arc<dyn Store>, name: &str) -> std::io::Result<Self> {
-        let (sender, pieces) = sync_channel(PIECES);
-        let name = name.to_owned();
-        let thread = thread::Builder::new()
-            .name("snapshot".into())
-            .spawn(move || write(&*store, &name, &pieces))?;
-        Ok(Self { index, pieces: Some(sender), thread })
+    pub fn begin(
+        ground: &Ground,
+        index: usize,
+        store: Arc<dyn Store>,
+        name: &str,
+    ) -> std::io::Result<Self> {
+        let (pieces, changed) = (Mutex::default(), ground.bell());
+        let queue = Arc::new(Queue { pieces, changed, ground: ground.clone() });
+        let (name, own) = (name.to_owned(), queue.clone());
+        ground.start("snapshot", move || {
+            let done = write(&*store, &name, &own);
+            lock(&own.pieces).done = Some(done);
+            own.changed.ring();
+        })?;
+        Ok(Self { index, queue })
     }
 
     /// Adds bytes. A place that has not taken any for `patience` is given up.
@@ -44,39 +95,35 @@ impl Writing {
         self.send(Piece::Bytes(bytes.clone()), patience);
     }
 
-    fn send(&mut self, mut piece: Piece, patience: Duration) {
-        let until = Instant::now() + patience;
-        while let Some(pieces) = &self.pieces {
-            piece = match pieces.try_send(piece) {
-                Ok(()) => return,
-                Err(TrySendError::Full(piece)) if Instant::now() < until => piece,
-                Err(_) => {
-                    self.pieces = None;
-                    return;
-                }
-            };
-            thread::sleep(LOOK);
+    fn send(&mut self, piece: Piece, patience: Duration) {
+        let full = |pieces: &Pieces| {
+            pieces.waiting.len() >= PIECES && !pieces.given_up && pieces.done.is_none()
+        };
+        let (mut pieces, in_time) = self.queue.wait_while(patience, full);
+        pieces.given_up |= !in_time;
+        if !pieces.given_up && pieces.done.is_none() {
+            pieces.waiting.push_back(piece);
+            self.queue.changed.ring();
         }
     }
 
     /// Makes the object be there; `None` where the place was given up.
     pub fn commit(mut self, patience: Duration) -> Option<Result<(), StoreError>> {
         self.send(Piece::Commit, patience);
-        drop(self.pieces.take());
-        let until = Instant::now() + patience;
-        while !self.thread.is_finished() {
-            if Instant::now() >= until {
-                return None;
-            }
-            thread::sleep(LOOK);
-        }
-        self.thread.join().ok()
+        self.queue.wait_while(patience, |pieces| pieces.done.is_none()).0.done.take()
     }
 }
 
-fn write(store: &dyn Store, name: &str, pieces: &Receiver<Piece>) -> Result<(), StoreError> {
+impl Drop for Writing {
+    fn drop(&mut self) {
+        lock(&self.queue.pieces).given_up = true;
+        self.queue.changed.ring();
+    }
+}
+
+fn write(store: &dyn Store, name: &str, queue: &Queue) -> Result<(), StoreError> {
     let mut object = store.create_stream(name)?;
-    for piece in pieces {
+    while let Some(piece) = queue.take() {
         match piece {
             Piece::Bytes(bytes) => object.write(&bytes)?,
             Piece::Commit => return object.commit(),

@@ -10,8 +10,8 @@ use std::io::Read;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName, SnapshotName};
 use crate::log::{
-    LoadedSegment, LogEnd, LogReader, Mark, Position, SegmentEntry, Visitor, all_segments,
-    first_needed,
+    Beginnings, LoadedSegment, LogEnd, LogReader, Mark, Position, SegmentEntry, Visitor,
+    all_segments, first_needed,
 };
 use crate::record::Record;
 use crate::seal::KeyRing;
@@ -36,7 +36,7 @@ pub struct Mirror<'a> {
 }
 
 /// What was copied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mirrored {
     /// Objects that were not there, or were not whole.
     pub objects: u64,
@@ -44,6 +44,8 @@ pub struct Mirrored {
     pub bytes: u64,
     /// Where the target's log ends now, proved from where it ended before.
     pub end: Option<Position>,
+    /// The records that the segment which is written next may be bound to.
+    pub bindable: Vec<Mark>,
 }
 
 /// Only whether the records follow each other is of interest.
@@ -69,8 +71,10 @@ impl Mirror<'_> {
     pub fn run(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
         self.copy_small(&mut done, progress)?;
+        self.copy_bases(&mut done, progress)?;
         self.copy_segments(&mut done, progress)?;
         self.copy_snapshots(&mut done, progress)?;
+        self.copy_beginnings(&mut done, progress)?;
         if !self.target.exists(layout::MARKER)? {
             self.copy(layout::MARKER, &mut done, progress)?;
         }
@@ -84,6 +88,7 @@ impl Mirror<'_> {
     pub fn snapshots(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
         self.copy_snapshots(&mut done, progress)?;
+        self.copy_beginnings(&mut done, progress)?;
         Ok(done)
     }
 
@@ -99,10 +104,32 @@ impl Mirror<'_> {
     }
 
     fn copy_small(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        for folder in SMALL {
-            for name in self.missing(folder)? {
+        SMALL.into_iter().try_for_each(|folder| self.copy_folder(folder, done, progress))
+    }
+
+    /// Copies where the logs begin, but for those of which the target has nothing behind that yet: what is before it is
+    /// then all that it has.
+    fn copy_beginnings(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let there = all_segments(self.target)?;
+        for name in self.missing(layout::BEGINNINGS)? {
+            let file = name.rsplit('/').next().unwrap_or_default();
+            let Some((generation, at)) = layout::parse_beginning(file) else { continue };
+            let mut own = there.iter().filter(|entry| entry.name.generation == generation);
+            if own.any(|entry| entry.name.age() >= at) {
                 self.copy(&name, done, progress)?;
             }
+        }
+        Ok(())
+    }
+
+    fn copy_folder(
+        &self,
+        folder: &str,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        for name in self.missing(folder)? {
+            self.copy(&name, done, progress)?;
         }
         Ok(())
     }
@@ -155,6 +182,17 @@ impl Mirror<'_> {
         Ok(())
     }
 
+    /// Copies the snapshots that generations begin with: before the segments that name them, as their writer made them.
+    fn copy_bases(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        for name in self.missing(layout::SNAPSHOTS)? {
+            let is_base = |found: SnapshotName| !found.is_compacted();
+            if SnapshotName::parse_object(&name).is_some_and(is_base) {
+                self.copy_snapshot(&name, done, progress)?;
+            }
+        }
+        Ok(())
+    }
+
     fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
         // A snapshot that is further than the log beside it would be taken for damage.
         let reached = match LogEnd::read(self.target, self.keys) {
@@ -166,22 +204,34 @@ impl Mirror<'_> {
             if SnapshotName::parse_object(&name).is_none_or(|found| found.seq > reached) {
                 continue;
             }
-            let before = done.objects;
-            self.copy(&name, done, progress)?;
-            // It counts once it was read there, as any snapshot.
-            if done.objects > before
-                && let Err(error) =
-                    snapshot::read(self.target, self.keys, &name, None, &mut Proof::default())
-            {
-                self.target.remove(&name)?;
-                return Err(error);
-            }
+            self.copy_snapshot(&name, done, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a snapshot. It counts once it was read there, as any.
+    fn copy_snapshot(
+        &self,
+        name: &str,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let before = done.objects;
+        self.copy(name, done, progress)?;
+        if done.objects > before
+            && let Err(error) =
+                snapshot::read(self.target, self.keys, name, None, &mut Proof::default())
+        {
+            self.target.remove(name)?;
+            return Err(error);
         }
         Ok(())
     }
 
     fn copy_segments(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let wanted: Vec<SegmentEntry> = self.settled(self.source)?;
+        let mut wanted: Vec<SegmentEntry> = self.settled(self.source)?;
+        let beginnings = Beginnings::read(self.target)?;
+        wanted.retain(|entry| !beginnings.leaves_out(&entry.name));
         let there: BTreeMap<SegmentName, u64> =
             self.settled(self.target)?.into_iter().map(|entry| (entry.name, entry.size)).collect();
         self.refuse_another_history(&wanted, &there)?;
@@ -194,7 +244,7 @@ impl Mirror<'_> {
                 self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
             }
         }
-        done.end = self.prove(newest_there, wanted.first().map(|entry| entry.name))?;
+        (done.end, done.bindable) = self.prove(newest_there, wanted.first().map(|of| of.name))?;
         Ok(())
     }
 
@@ -204,19 +254,22 @@ impl Mirror<'_> {
         &self,
         newest_before: Option<SegmentName>,
         oldest: Option<SegmentName>,
-    ) -> Result<Option<Position>> {
+    ) -> Result<(Option<Position>, Vec<Mark>)> {
         let mut there = self.settled(self.target)?;
-        let (Some(last), Some(oldest)) = (there.last().copied(), oldest) else { return Ok(None) };
+        let (Some(last), Some(oldest)) = (there.last().copied(), oldest) else {
+            return Ok((None, Vec::new()));
+        };
         there.retain(|entry| entry.name.generation == last.name.generation);
         let names: Vec<SegmentName> = there.iter().map(|entry| entry.name).collect();
         let from = match newest_before.filter(|before| before.age() >= oldest.age()) {
             Some(before) if before.generation == last.name.generation => {
-                first_needed(before.first_seq.saturating_add(1), &names)
+                // The last one may hold nothing but a record that nobody was told of.
+                first_needed(before.first_seq, &names)
             }
             Some(_) => 0,
             None => names.iter().position(|name| name.age() >= oldest.age()).unwrap_or(0),
         };
-        LogReader::new(self.target, self.keys).read(&there[from..], &mut Following)
+        LogReader::new(self.target, self.keys).read_to_go_on(&there[from..], &mut Following)
     }
 
     fn settled(&self, store: &dyn Store) -> Result<Vec<SegmentEntry>> {

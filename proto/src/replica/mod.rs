@@ -15,6 +15,7 @@
 //! | [`change`] | places that come and go while the log is written |
 //! | [`everywhere`] | an object written to all places at once |
 //! | [`quorum`] | waiting for enough places |
+//! | [`ground`] | clock, threads and waiting: real ones, or a simulation's |
 //! | [`store`] | all of that as one store |
 //! | [`shared`] | what writer and threads know of each other |
 
@@ -22,6 +23,7 @@ mod change;
 mod distance;
 mod everywhere;
 mod feed;
+mod ground;
 mod heal;
 mod mirror;
 mod open;
@@ -31,11 +33,12 @@ mod shared;
 mod store;
 mod worker;
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub use distance::{Distance, Seen};
+pub use ground::{Ground, Simulated};
 pub use heal::{Fault, Heal, small_faults};
 pub use mirror::{Mirror, Mirrored};
 pub use open::{ask_each, leading};
@@ -43,6 +46,7 @@ pub use policy::{Mode, Policy};
 pub use shared::{Report, Standing};
 pub use worker::Observer;
 
+use self::ground::lock;
 use self::open::{newest, open_all};
 use self::quorum::Quorum;
 use self::shared::{Replica, Shared, Task};
@@ -62,6 +66,9 @@ const NOTICED: Duration = Duration::from_secs(5);
 /// Whether the places answer is known after this: lightningd does not wait for a plugin longer than a minute.
 pub const OPENING: Duration = Duration::from_secs(20);
 
+/// What places answered, by their numbers; `Err(None)`: it is not open.
+type Given<T> = Vec<(usize, Result<T, Option<StoreError>>)>;
+
 /// Several places as one store.
 pub struct Replicas {
     quorum: Quorum,
@@ -80,9 +87,8 @@ impl Crew {
     /// Starts the thread of the place of this number.
     fn start(&self, index: usize) -> LogResult<()> {
         let worker = Worker::new(index, &self.keys, &self.shared, &self.observer);
-        let thread = std::thread::Builder::new().name("destination".into());
-        let started = thread.spawn(move || worker.run());
-        started.map(drop).map_err(Error::file("start a thread for", "a destination".as_ref()))
+        let started = self.shared.ground.start("destination", move || worker.run());
+        started.map_err(Error::file("start a thread for", "a destination".as_ref()))
     }
 }
 
@@ -98,13 +104,27 @@ impl Replicas {
         keys: &KeyRing,
         observer: Observer,
     ) -> LogResult<(Self, LogEnd)> {
+        Self::open_on(Ground::default(), lock, destinations, keys, observer)
+    }
+
+    /// The same, on a simulation's ground.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(
+        ground: Ground,
+        lock: &LockFile,
+        destinations: Vec<NamedDestination>,
+        keys: &KeyRing,
+        observer: Observer,
+    ) -> LogResult<(Self, LogEnd)> {
         let policy = lock.policy()?;
         let patience = lock.stall_timeout();
         let mut destinations = destinations;
         for of in &mut destinations {
             of.url = of.url.clone().with_patience(NOTICED.min(patience));
         }
-        let mut answers = open_all(&destinations, keys, OPENING.min(patience));
+        let mut answers = open_all(&ground, &destinations, keys, OPENING.min(patience));
         let newest = newest(&destinations, policy, &mut answers)?;
         let end = answers[newest].as_ref().map(|(_, end)| end.clone());
         let end = end.map_err(|error| Error::damaged(&destinations[newest].name, error))?;
@@ -117,7 +137,7 @@ impl Replicas {
             replica.whole = whole;
             replica
         };
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(ground));
         {
             let mut state = shared.lock();
             state.to_acknowledge = policy.to_acknowledge();
@@ -140,18 +160,17 @@ impl Replicas {
 
     /// Waits until every place that answers has everything, but no longer than `patience`.
     pub fn settle(&self, patience: Duration) {
-        let until = Instant::now() + patience;
-        let mut state = self.quorum.shared.lock();
+        let shared = &self.quorum.shared;
+        let until = shared.ground.now() + patience;
+        let mut state = shared.lock();
         while state.replicas.iter().any(|replica| {
             let current = replica.report.standing == Standing::Current && !replica.removed;
             current && !replica.has(state.feed.steps())
         }) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if shared.ground.left(until).is_zero() {
                 return;
             }
-            let waited = self.quorum.shared.done.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = shared.wait(&shared.done, state, Some(until));
         }
     }
 
@@ -161,40 +180,73 @@ impl Replicas {
         &self,
         grace: Duration,
         what: impl Fn(&Arc<dyn Store>) -> Result<T, StoreError> + Clone + Send + 'static,
-    ) -> Vec<(usize, Result<T, Option<StoreError>>)> {
-        let (sender, answers) = channel();
-        let mut state = self.quorum.shared.lock();
+    ) -> Given<T> {
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let shared = &self.quorum.shared;
+        let mut state = shared.lock();
         let counts: Vec<bool> =
             state.replicas.iter().map(|replica| replica.report.mode.is_sync()).collect();
-        let mut count = 0;
         let replicas = state.replicas.iter_mut().enumerate();
         for (index, replica) in replicas.filter(|(_, replica)| !replica.removed) {
-            count += 1;
-            let (sender, what) = (sender.clone(), what.clone());
+            let (answers, what) = (answers.clone(), what.clone());
             let task: Task = Box::new(move |store| {
-                // Nobody may wait for it any more.
-                let _ = sender
-                    .send((index, store.map_err(|_| None).and_then(|s| what(s).map_err(Some))));
+                let answer = store.map_err(|_| None).and_then(|store| what(store).map_err(Some));
+                lock(&answers).push((index, answer));
             });
             replica.tasks.push_back(task);
         }
-        drop(state);
-        drop(sender);
-        self.quorum.shared.work.notify_all();
-        let mut until = Instant::now() + self.quorum.patience;
-        let mut given = Vec::new();
-        while given.len() < count {
-            let left = until.saturating_duration_since(Instant::now());
-            match answers.recv_timeout(left) {
-                Ok(answer) => given.push(answer),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        shared.work.ring();
+        let mut until = shared.ground.now() + self.quorum.patience;
+        let good = |(index, answer): &&(usize, Result<T, _>)| answer.is_ok() && counts[*index];
+        let mut enough = false;
+        // As long as there is a task that was neither done nor dropped, as where its place was removed.
+        while Arc::strong_count(&answers) > 1 && !shared.ground.left(until).is_zero() {
+            let given = lock(&answers).iter().filter(good).count();
+            if !enough && given >= self.quorum.policy.to_acknowledge() {
+                enough = true;
+                until = until.min(shared.ground.now() + grace);
+                continue;
             }
-            let good = |(index, answer): &&(usize, Result<T, _>)| answer.is_ok() && counts[*index];
-            if given.iter().filter(good).count() >= self.quorum.policy.to_acknowledge() {
-                until = until.min(Instant::now() + grace);
+            state = shared.wait(&shared.done, state, Some(until));
+        }
+        drop(state);
+        std::mem::take(&mut *lock(&answers))
+    }
+
+    /// Goes on from the newest of the ends that were `given`. Places that lack something of it are brought up.
+    fn expect_newest(&self, given: Given<Option<open::Answer>>) -> LogResult<()> {
+        let mut state = self.quorum.shared.lock();
+        let mut answers: Vec<open::Answer> = Vec::new();
+        let mut destinations = Vec::new();
+        let mut given: HashMap<usize, _> = given.into_iter().collect();
+        for (index, replica) in state.replicas.iter().enumerate().filter(|(_, of)| !of.removed) {
+            let unanswered = || {
+                let what = replica.report.error.clone();
+                let what = what.unwrap_or_else(|| "it has not answered in time".into());
+                Err(Error::Refused { what, hint: "check the disk or network behind it.".into() })
+            };
+            answers.push(match given.remove(&index) {
+                Some(Ok(Some(answer))) => answer,
+                Some(Err(Some(error))) => Err(error.into()),
+                Some(Ok(None) | Err(None)) | None => unanswered(),
+            });
+            destinations.push(replica.destination.clone());
+        }
+        let newest = newest(&destinations, self.quorum.policy, &mut answers)?;
+        let position = |answer: &open::Answer| answer.as_ref().ok().map(|(_, end)| end.position);
+        let end = position(&answers[newest]);
+        let of_all = || answers.iter().map(|answer| position(answer) == end);
+        let mut replicas: Vec<_> = state.replicas.iter_mut().filter(|of| !of.removed).collect();
+        // What lacks something besides its log goes on lacking it, unless nobody is known to have everything.
+        let any_whole =
+            replicas.iter().zip(of_all()).any(|(replica, equal)| replica.whole && equal);
+        for (replica, equal) in replicas.iter_mut().zip(of_all()) {
+            replica.whole = equal && (replica.whole || !any_whole);
+            if !replica.whole {
+                replica.report.standing = Standing::Behind;
             }
         }
-        given
+        Ok(())
     }
 
     fn counts(&self, index: usize) -> bool {
@@ -218,7 +270,7 @@ impl Replicas {
         needed: usize,
         action: &'static str,
         object: &str,
-        answers: Vec<(usize, Result<(), Option<StoreError>>)>,
+        answers: Given<()>,
     ) -> Result<(), StoreError> {
         let mut state = self.quorum.shared.lock();
         let (mut good, mut first) = (0, None);
@@ -232,9 +284,14 @@ impl Replicas {
                 Err(Some(error)) if matches!(error.kind, StoreErrorKind::Exists) => {
                     return Err(error);
                 }
-                Err(error) => first = first.or(error),
+                Err(error) => {
+                    // It is opened anew, or the next try would fail as this one did.
+                    state.replicas[index].failed |= error.is_some();
+                    first = first.or(error);
+                }
             }
         }
+        self.quorum.shared.work.ring();
         if good >= needed {
             for (replica, _) in state.replicas.iter_mut().zip(has).filter(|(_, has)| !has) {
                 replica.whole = false;
@@ -278,6 +335,6 @@ impl Drop for Crew {
     fn drop(&mut self) {
         // A thread may hang in the operating system: none is waited for.
         self.shared.lock().closing = true;
-        self.shared.work.notify_all();
+        self.shared.work.ring();
     }
 }

@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::ground::Ground;
 use super::policy::Policy;
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
@@ -19,20 +20,21 @@ pub type Answer = Result<(Arc<dyn Store>, LogEnd)>;
 ///
 /// # Errors
 /// Where it does not answer, or holds another store, or no log that ends well.
-pub fn open_one(destination: &NamedDestination, keys: &KeyRing) -> Answer {
-    let store = destination.url.open_of(keys.store())?;
+pub fn open_one(ground: &Ground, destination: &NamedDestination, keys: &KeyRing) -> Answer {
+    let store = ground.open(destination, keys.store())?;
     let end = LogEnd::read(&*store, keys)?;
     Ok((store, end))
 }
 
 /// Opens all places at once, each for no longer than `patience`.
 pub fn open_all(
+    ground: &Ground,
     destinations: &[NamedDestination],
     keys: &KeyRing,
     patience: Duration,
 ) -> Vec<Answer> {
-    let keys = keys.clone();
-    ask_each(destinations, patience, move |destination| open_one(destination, &keys))
+    let (keys, own) = (keys.clone(), ground.clone());
+    ground.ask_each(destinations, patience, move |destination| open_one(&own, destination, &keys))
 }
 
 /// Asks all places something at once, each for no longer than `patience`: one that hangs in the operating system,
@@ -169,6 +171,15 @@ mod tests {
     fn the_furthest_of_the_newest_epoch_leads() {
         assert_eq!(lead(&[end(1, 1, 10), end(1, 1, 11), end(1, 1, 10)]), Ok(1));
         assert_eq!(lead(&[end(1, 1, 11), end(2, 11, 15), end(2, 11, 14)]), Ok(1));
+    }
+
+    /// It began a segment, failed, and began another with the same number, which was acknowledged.
+    #[test]
+    fn of_one_writer_the_later_segment_leads() {
+        let later = end(2, 11, 11);
+        let later = LogEnd { segment: SegmentName { index: 1, ..later.segment }, ..later };
+        assert_eq!(lead(&[later.clone(), later.clone(), end(2, 11, 11)]), Ok(1));
+        assert_eq!(lead(&[end(2, 11, 11), later.clone(), later]), Ok(2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Waiting for enough places.
 
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::policy::Policy;
 use super::shared::{Shared, State};
@@ -48,7 +48,7 @@ impl Quorum {
     /// Waits until the policy has what the step that makes `step` of them wrote.
     pub fn wait_for(&self, step: u64, name: SegmentName) -> Result<(), StoreError> {
         let failed = |kind| Err(self.error("write", &name.to_string(), kind));
-        let until = Instant::now() + self.patience;
+        let until = self.shared.ground.now() + self.patience;
         let mut state = self.shared.lock();
         loop {
             let counting = state.replicas.iter().filter(|replica| replica.report.mode.is_sync());
@@ -61,12 +61,10 @@ impl Quorum {
             if state.is_acknowledged(step) {
                 return Ok(());
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if self.shared.ground.left(until).is_zero() {
                 return failed(self.unanswered(&state));
             }
-            let waited = self.shared.done.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.shared.wait(&self.shared.done, state, Some(until));
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What the writer and the destinations' threads know of each other.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use super::feed::Feed;
+use super::ground::{Bell, Ground, lock};
 use super::policy::Mode;
 use crate::config::NamedDestination;
 use crate::store::Store;
@@ -50,6 +52,8 @@ pub(super) struct Replica {
     pub done: u64,
     /// The number of its next record is taken by one that nobody was told of.
     pub taken: bool,
+    /// It failed with what was asked of it besides: what is open of it is not to be trusted.
+    pub failed: bool,
     /// The log has gone on without it.
     pub removed: bool,
     pub tasks: VecDeque<Task>,
@@ -100,18 +104,34 @@ impl State {
 }
 
 /// The state, and who waits for it.
-#[derive(Default)]
 pub(super) struct Shared {
+    pub ground: Ground,
     state: Mutex<State>,
     /// A thread has done something.
-    pub done: Condvar,
+    pub done: Bell,
     /// There is something to do for a thread.
-    pub work: Condvar,
+    pub work: Bell,
 }
 
 impl Shared {
+    /// With nothing in it.
+    pub fn new(ground: Ground) -> Self {
+        let (done, work) = (ground.bell(), ground.bell());
+        Self { ground, state: Mutex::default(), done, work }
+    }
+
     /// The state. Held briefly.
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
+    }
+
+    /// Waits for one of its bells, with the state let go.
+    pub fn wait<'a>(
+        &'a self,
+        bell: &Bell,
+        state: MutexGuard<'a, State>,
+        until: Option<Instant>,
+    ) -> MutexGuard<'a, State> {
+        bell.wait(&self.state, state, until)
     }
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::everywhere::Writing;
 use super::quorum::Quorum;
 use super::{GRACE, Replicas};
+use crate::error::Error;
 use crate::fence;
 use crate::layout::{self, SegmentName};
+use crate::log::LogEnd;
 use crate::record::Destinations;
 use crate::store::{Append, Entry, Fencing, NewObject, Store, StoreError, StoreErrorKind};
 
@@ -28,6 +30,17 @@ impl Store for Replicas {
             self.counts(*index) && matches!(answer, Ok(Fencing::Advisory))
         };
         Ok(if answers.iter().any(weak) { Fencing::Advisory } else { Fencing::Real })
+    }
+
+    /// What had everything when it was opened may lack what an older writer did since.
+    fn claimed(&self, epoch: u32) -> Result<(), Error> {
+        let (claim, keys) = (layout::claim(epoch), self.crew.keys.clone());
+        let given = self.ask(GRACE, move |store| {
+            let own = store.clone();
+            // What was read before the claim was there may have been gone on from.
+            Ok(store.exists(&claim)?.then(|| LogEnd::read(&**store, &keys).map(|end| (own, end))))
+        });
+        self.expect_newest(given)
     }
 
     /// A claim is made everywhere, for all epochs up to its own: whoever looks for the next one finds it, also where
@@ -51,7 +64,7 @@ impl Store for Replicas {
 
     fn create_stream<'a>(&'a self, name: &str) -> Result<Box<dyn NewObject + 'a>, StoreError> {
         let begin = |index: usize, store: &Arc<dyn Store>| {
-            Writing::begin(index, store.clone(), name)
+            Writing::begin(&self.quorum.shared.ground, index, store.clone(), name)
                 .map_err(|error| self.quorum.error("create", name, error.into()))
         };
         let state = self.quorum.shared.lock();
@@ -71,7 +84,7 @@ impl Store for Replicas {
         state.epoch = state.epoch.max(segment.epoch);
         state.feed.begin(segment, header);
         drop(state);
-        self.quorum.shared.work.notify_all();
+        self.quorum.shared.work.ring();
         // Its first record is waited for, and nothing counts before that.
         Ok(Box::new(Appending { quorum: self.quorum.clone(), segment }))
     }
@@ -190,13 +203,13 @@ struct Appending {
 impl Append for Appending {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let step = self.quorum.shared.lock().feed.record(bytes);
-        self.quorum.shared.work.notify_all();
+        self.quorum.shared.work.ring();
         self.quorum.wait_for(step, self.segment)
     }
 
     fn finish(&mut self) -> Result<(), StoreError> {
         self.quorum.shared.lock().feed.end();
-        self.quorum.shared.work.notify_all();
+        self.quorum.shared.work.ring();
         Ok(())
     }
 

@@ -3,16 +3,16 @@
 //! All input and output of a destination happens here, so that one which hangs holds nobody up whom the policy does
 //! not make wait for it.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::feed::{Next, Step};
-use super::mirror::Mirror;
+use super::mirror::{Mirror, Mirrored};
 use super::shared::{Shared, Standing, State, Task};
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName};
-use crate::log::Position;
+use crate::log::Mark;
 use crate::seal::{Header, KeyRing};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 
@@ -42,6 +42,7 @@ pub(super) struct Open {
 enum Work {
     Task(Task),
     Step(Step),
+    Reopen,
     BringUp,
     Stop,
 }
@@ -69,9 +70,16 @@ impl Worker {
                 Work::Stop => return,
                 Work::Task(task) => {
                     task(self.store.as_ref().ok_or_else(|| self.error_so_far()));
+                    // Whoever asked looks at the answers while it holds the state.
+                    drop(self.shared.lock());
+                    self.shared.done.ring();
                     continue;
                 }
                 Work::Step(step) => self.step(step),
+                Work::Reopen => {
+                    (self.append, self.store, self.retry_at) = (None, None, None);
+                    self.reopen().map(drop)
+                }
                 Work::BringUp => self.bring_up(),
             };
             match worked {
@@ -93,14 +101,8 @@ impl Worker {
             if let Some(work) = self.work(&mut state) {
                 return work;
             }
-            let left = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-            let work = &self.shared.work;
-            state = match left.filter(|left| !left.is_zero()) {
-                Some(left) => {
-                    work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => work.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
+            let later = self.retry_at.filter(|at| !self.shared.ground.left(*at).is_zero());
+            state = self.shared.wait(&self.shared.work, state, later);
         }
     }
 
@@ -111,6 +113,9 @@ impl Worker {
         }
         if state.closing || state.replicas[self.index].removed {
             return Some(Work::Stop);
+        }
+        if std::mem::take(&mut state.replicas[self.index].failed) && self.store.is_some() {
+            return Some(Work::Reopen);
         }
         let replica = &state.replicas[self.index];
         // A record of another writer's is in the way: it counts for nothing only once ours is acknowledged.
@@ -124,9 +129,15 @@ impl Worker {
                 Next::Lost => Some(Work::BringUp),
             };
         }
-        // Before anything is written nothing is known of what is to be brought up.
-        let due = self.retry_at.is_none_or(|at| at <= Instant::now());
-        (due && state.feed.oldest().is_some()).then_some(Work::BringUp)
+        let due = self.retry_at.is_none_or(|at| self.shared.ground.left(at).is_zero());
+        if !due {
+            return None;
+        }
+        match state.feed.oldest() {
+            Some(_) => Some(Work::BringUp),
+            // Before anything is written nothing is known of what is to be brought up.
+            None => self.retry_at.map(|_| Work::Reopen),
+        }
     }
 
     /// Makes a step of the writer's.
@@ -174,7 +185,7 @@ impl Worker {
         let report = changed.then(|| replica.report.clone());
         state.forget();
         drop(state);
-        self.shared.done.notify_all();
+        self.shared.done.ring();
         if let Some(report) = report {
             (self.observer)(&report);
         }
@@ -206,6 +217,8 @@ impl Worker {
             return Ok(());
         };
         let name = resume.name;
+        // It takes the place of what is there: not where a newer writer builds on that.
+        self.not_claimed(&*store)?;
         let object = store.resume_append(&name.to_string(), &resume.header, &resume.records)?;
         self.not_claimed(&*store)?;
         self.append = Some(Open { name, object });
@@ -229,7 +242,7 @@ impl Worker {
     }
 
     fn reopen(&mut self) -> Result<Arc<dyn Store>> {
-        let store = self.destination(self.index).url.open_of(self.keys.store())?;
+        let store = self.shared.ground.open(&self.destination(self.index), self.keys.store())?;
         // What is there now may be an older copy, as a folder that lay under a mount, or a disk that lost what it had
         // answered for: it is compared with another place, and where there is none, at least has our claim.
         let epoch = self.shared.lock().epoch;
@@ -250,7 +263,7 @@ impl Worker {
             what: "no other destination has what this one lacks".into(),
             hint: "it is brought up as soon as another one answers.".into(),
         })?;
-        self.destination(source).url.open_of(self.keys.store())
+        self.shared.ground.open(&self.destination(source), self.keys.store())
     }
 
     fn destination(&self, index: usize) -> NamedDestination {
@@ -263,8 +276,8 @@ impl Worker {
         let source = self.source()?;
         let before = Some(oldest.age());
         let mirror = Mirror { source: &*source, target: &**store, keys: &self.keys, before };
-        let end = mirror.run(&mut |_| {})?.end;
-        self.expect_to_lead_on(end, source.label())?;
+        let mirrored = mirror.run(&mut |_| {})?;
+        self.expect_to_lead_on(&mirrored, source.label())?;
         let mut state = self.shared.lock();
         // What was forgotten meanwhile is copied in the next round.
         if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
@@ -275,13 +288,13 @@ impl Worker {
     }
 
     /// Checks that what was copied leads to the oldest segment that the feed has.
-    fn expect_to_lead_on(&self, end: Option<Position>, source: &str) -> Result<()> {
+    fn expect_to_lead_on(&self, mirrored: &Mirrored, source: &str) -> Result<()> {
         let state = self.shared.lock();
         let header = state.feed.oldest_header().and_then(|bytes| Header::decode(bytes).ok());
-        let (Some(end), Some(next)) = (end, header) else { return Ok(()) };
-        let directly = (end.seq + 1, end.chain) == (next.seq, next.prev);
-        // Of the record that nobody was told of there may be one.
-        if end.generation != next.generation || directly || end.seq == next.seq {
+        let (Some(end), Some(next)) = (mirrored.end, header) else { return Ok(()) };
+        let bound = Mark { seq: next.seq.saturating_sub(1), chain: next.prev };
+        // Of records that nobody was told of there may be some.
+        if end.generation != next.generation || mirrored.bindable.contains(&bound) {
             return Ok(());
         }
         let what = format!("its log ends at {end}, and seq {} is written next", next.seq);
@@ -293,7 +306,8 @@ impl Worker {
         let taken = matches!(error, Error::Store(error) if is_taken(error));
         let claimed = taken && self.is_claimed();
         self.append = None;
-        if !taken {
+        // Without another place to copy from it can still be asked, and claimed: then it may turn out to lack nothing.
+        if !taken && !matches!(error, Error::Refused { .. }) {
             self.store = None;
         }
         let standing = match error {
@@ -301,7 +315,8 @@ impl Worker {
             Error::TwoHistories { .. } => Standing::Apart,
             _ => Standing::Behind,
         };
-        self.retry_at = Some(Instant::now() + jittered(self.pause));
+        let ground = &self.shared.ground;
+        self.retry_at = Some(ground.now() + ground.jittered(self.pause));
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         let mut state = self.shared.lock();
         state.fenced |= claimed;
@@ -314,7 +329,7 @@ impl Worker {
         replica.report.error = Some(error.explain());
         let report = changed.then(|| replica.report.clone());
         drop(state);
-        self.shared.done.notify_all();
+        self.shared.done.ring();
         if let Some(report) = report {
             (self.observer)(&report);
         }
@@ -338,10 +353,4 @@ impl Worker {
 
 fn is_taken(error: &StoreError) -> bool {
     matches!(error.kind, StoreErrorKind::Taken)
-}
-
-/// Not at the same moment as everybody else.
-fn jittered(pause: Duration) -> Duration {
-    let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
-    pause / 2 + pause.mul_f64(f64::from(jitter) / 510.0)
 }

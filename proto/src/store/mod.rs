@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::record::Destinations;
 
 #[cfg(feature = "buckets")]
@@ -60,6 +61,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Where the place cannot be written to.
     fn fencing(&self) -> Result<Fencing, StoreError>;
+
+    /// An epoch was claimed, and its writer is about to read where the log ends: several places look for which of them
+    /// has the newest state, for whoever wrote until now may have gone on since they were opened, and not at all of them.
+    ///
+    /// # Errors
+    /// Where too few answer, or have two histories.
+    fn claimed(&self, _epoch: u32) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Writes a new object.
     ///

@@ -1,11 +1,13 @@
 //! A bucket in memory, below the real [`BucketStore`]: requests are lost on their way, answers on theirs, and what was given
 //! up arrives later.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use lockstep_proto::store::BucketStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -39,6 +41,23 @@ impl SimBucket {
     pub fn store(&self, label: &str, process: &Process) -> BucketStore {
         let connection = Connection { bucket: self.clone(), process: process.clone() };
         BucketStore::on(label.into(), Box::new(connection))
+    }
+
+    /// All that the provider has.
+    pub fn objects(&self) -> BTreeMap<String, Bytes> {
+        let all: Vec<_> = self.objects.list(None).collect().now_or_never().unwrap();
+        let read = |found: Result<ObjectMeta>| {
+            let location = found.unwrap().location;
+            let bytes = async { self.objects.get(&location).await.unwrap().bytes().await };
+            (location.to_string(), bytes.now_or_never().unwrap().unwrap())
+        };
+        all.into_iter().map(read).collect()
+    }
+
+    /// A request arrives that was given up.
+    pub fn arrives(&self, name: &str, bytes: Bytes) {
+        let location = Path::from(name);
+        self.objects.put(&location, bytes.into()).now_or_never().unwrap().unwrap();
     }
 
     fn late(&self) -> MutexGuard<'_, Vec<Late>> {

@@ -1,7 +1,8 @@
 //! What goes wrong, and when: for each operation of a process on a disk or a bucket one answer.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
@@ -123,13 +124,15 @@ impl Plan {
 #[derive(Clone)]
 pub struct Process {
     inner: Arc<Mutex<Inner>>,
+    dead: Arc<AtomicBool>,
+    /// As each of several places sees it.
+    at: Arc<Mutex<BTreeMap<usize, Process>>>,
     count: Arc<Mutex<Count>>,
     steps: Option<Arc<AtomicU64>>,
 }
 
 struct Inner {
     plan: Plan,
-    dead: bool,
     /// What goes wrong again and again.
     broken: Option<(Kind, Fault)>,
     /// Faults that struck.
@@ -165,21 +168,37 @@ impl Process {
     }
 
     fn with(plan: Plan, count: Arc<Mutex<Count>>, steps: Option<Arc<AtomicU64>>) -> Self {
-        let inner = Inner { plan, dead: false, broken: None, struck: 0 };
-        Self { inner: Arc::new(Mutex::new(inner)), count, steps }
+        let inner = Inner { plan, broken: None, struck: 0 };
+        let (dead, at) = (Arc::default(), Arc::default());
+        Self { inner: Arc::new(Mutex::new(inner)), dead, at, count, steps }
+    }
+
+    /// The same process as the place of this number sees it. What goes wrong at random goes wrong at each by itself.
+    pub fn at(&self, place: usize) -> Self {
+        let forked = match &mut lock(&self.inner).plan {
+            Plan::Random { rng, one_in } => Plan::Random { rng: rng.fork(), one_in: *one_in },
+            Plan::Never | Plan::At { .. } => return self.clone(),
+        };
+        let mut at = lock(&self.at);
+        let process = at.entry(place).or_insert_with(|| {
+            let process = Self::with(forked, self.count.clone(), self.steps.clone());
+            Self { dead: self.dead.clone(), ..process }
+        });
+        process.clone()
     }
 
     pub fn is_dead(&self) -> bool {
-        lock(&self.inner).dead
+        self.dead.load(Ordering::Relaxed)
     }
 
     /// It dies here and now.
     pub fn kill(&self) {
-        lock(&self.inner).dead = true;
+        self.dead.store(true, Ordering::Relaxed);
     }
 
     /// From here on nothing goes wrong any more.
     pub fn mend(&self) {
+        lock(&self.at).values().for_each(Self::mend);
         let mut inner = lock(&self.inner);
         (inner.plan, inner.broken) = (Plan::Never, None);
     }
@@ -199,13 +218,14 @@ impl Process {
 
     /// How often something went wrong.
     pub fn struck(&self) -> u64 {
-        lock(&self.inner).struck
+        let elsewhere: u64 = lock(&self.at).values().map(Self::struck).sum();
+        lock(&self.inner).struck + elsewhere
     }
 
     /// Before each operation: what goes wrong with it.
     pub fn step(&self, kind: Kind) -> Option<Fault> {
         let mut inner = lock(&self.inner);
-        if inner.dead {
+        if self.is_dead() {
             return Some(Fault::Before(Errno::Io));
         }
         if let Some(steps) = &self.steps {
@@ -228,7 +248,9 @@ impl Process {
             println!("  {kind:?} {number}: {fault:?}");
         }
         inner.struck += u64::from(fault.is_some());
-        inner.dead |= matches!(fault, Some(Fault::DieBefore | Fault::DieHalfway | Fault::DieAfter));
+        if matches!(fault, Some(Fault::DieBefore | Fault::DieHalfway | Fault::DieAfter)) {
+            self.kill();
+        }
         fault
     }
 

@@ -6,29 +6,66 @@
 mod bucket;
 mod disk;
 mod faults;
+mod places;
+mod several;
+mod sweeps;
+mod turns;
 mod world;
 
-use std::panic::{catch_unwind, resume_unwind};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bucket::SimBucket;
+use bytes::Bytes;
 use disk::{Lost, SimDisk};
 use fastrand::Rng;
 use faults::{Errno, Fault, Kind, Plan, Process};
 use lockstep_proto::store::{Fencing, Store};
-use world::{Action, Place, Tally, World};
+use places::Spot;
+use world::{Action, Place, Tally, Undecided, World};
 
 /// Actions in the life of one log.
 const ACTIONS: u32 = 120;
 
-/// One log's life.
+/// One log's life at one place.
 fn live(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
     let mut world = World::new(seed, steps);
-    let one_in = [0, 400, 120, 40][(seed % 4) as usize];
-    world.fail_one_in(one_in);
+    world.fail_one_in([0, 400, 120, 40][(seed % 4) as usize]);
+    go_through(&mut world, steps);
+    world.tally
+}
+
+/// One log's life at several places.
+fn live_at_several(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
+    let mut rng = Rng::with_seed(seed);
+    let (sync, quorum) =
+        [(2, None), (3, Some(2)), (3, None), (3, Some(2)), (4, Some(3))][rng.usize(..5)];
+    let following = rng.usize(..4) / 3;
+    let place = |bucket| match bucket {
+        true => Place::Bucket(SimBucket::default()),
+        false => Place::Disk(SimDisk::new(false)),
+    };
+    let spots = (0..sync + following).map(|_| Spot::new(place(rng.u8(..4) == 0))).collect();
+    let mut world = World::at_several(spots, (sync, quorum), rng, steps);
+    world.fail_one_in([0, 2_000, 500, 150][(seed % 4) as usize]);
+    world.slow_one_in([0, 1_000, 200, 60][(seed / 4 % 4) as usize]);
+    match catch_unwind(AssertUnwindSafe(|| go_through(&mut world, steps))) {
+        Ok(()) => {}
+        Err(panic) if panic.is::<Undecided>() => {
+            world.tally.undecided += 1;
+            world.finish();
+        }
+        Err(panic) => resume_unwind(panic),
+    }
+    world.tally
+}
+
+fn go_through(world: &mut World, steps: &Arc<AtomicU64>) {
     let trace = std::env::var_os("LOCKSTEP_TRACE").is_some();
     for _ in 0..ACTIONS {
         let action = world.random_action();
@@ -43,7 +80,6 @@ fn live(seed: u64, steps: &Arc<AtomicU64>) -> Tally {
         }
     }
     world.end();
-    world.tally
 }
 
 /// A request is lost while a writer finds out what the place promises. It must not take it for one that promises less: the
@@ -65,8 +101,10 @@ fn a_lost_request_makes_no_place_advisory() {
 fn a_seed_is_one_life() {
     for seed in 0..8 {
         // The steps may differ: threads that read ahead of a failure do so by no seed.
-        let lives = [(); 2].map(|()| live(seed, &Arc::new(AtomicU64::new(0))));
-        assert_eq!(lives[0], lives[1], "LOCKSTEP_SEED={seed}");
+        for live in [live, live_at_several] {
+            let lives = [(); 2].map(|()| live(seed, &Arc::new(AtomicU64::new(0))));
+            assert_eq!(lives[0], lives[1], "LOCKSTEP_SEED={seed}");
+        }
     }
 }
 
@@ -102,6 +140,72 @@ fn what_could_not_be_synced_is_not_built_on() {
         world.end();
     }
     assert!(struck > 5, "{struck}");
+}
+
+/// Whatever was in a bucket once and was removed comes back, as by a request that was given up and arrives late. It is left
+/// out, and removed again.
+#[test]
+fn what_comes_back_after_its_removal_is_left_out() {
+    use Action::{Commit, Compact, Kill, Prune};
+    let bucket = SimBucket::default();
+    let steps = Arc::new(AtomicU64::new(0));
+    let mut world = World::at(Place::Bucket(bucket.clone()), Rng::with_seed(3), &steps);
+    let mut ever = BTreeMap::new();
+    for action in [
+        [Commit(1), Commit(2), Kill, Commit(1), Compact],
+        [Commit(1), Kill, Commit(3), Compact, Kill],
+        [Commit(1), Commit(2), Compact, Commit(1), Prune(1)],
+    ]
+    .concat()
+    {
+        world.act(action);
+        ever.extend(bucket.objects());
+    }
+    // Snapshots are not: one whose parent is gone would be taken for damage.
+    ever.retain(|name, bytes| {
+        (name.starts_with("log/") || name.starts_with("tail/")) && !bytes.is_empty()
+    });
+    let now = bucket.objects();
+    ever.retain(|name, _| !now.contains_key(name));
+    assert!(ever.len() > 5, "{}", ever.len());
+    for (name, bytes) in &ever {
+        bucket.arrives(name, bytes.clone());
+        world.check_all();
+        world.act(Prune(1));
+        // Of the first of an epoch the number stays taken.
+        assert!(bucket.objects().get(name).is_none_or(Bytes::is_empty), "{name}");
+    }
+    ever.iter().for_each(|(name, bytes)| bucket.arrives(name, bytes.clone()));
+    world.check_all();
+    world.act(Prune(1));
+    world.end();
+}
+
+/// The places of a log are opened, then an older writer goes on at some of them, and only then the newer one claims it.
+#[test]
+fn where_the_log_ends_is_looked_for_at_all_places_after_the_claim() {
+    several(0..30, (3, Some(2)), 0, &[Action::Commit(1), Action::Race, Action::Race, Action::Race]);
+}
+
+/// Where a writer begins segment after segment because one place is away, the others keep records that nobody was told of.
+/// They are in nobody's way when the place is brought up.
+#[test]
+fn a_place_is_brought_up_behind_records_that_nobody_was_told_of() {
+    use Action::{ComeBack, Commit, GoAway, Kill};
+    let script = [Commit(1), GoAway, Commit(1), ComeBack, Commit(2), GoAway, Kill, Commit(1)];
+    several(0..30, (3, None), 60, &script);
+}
+
+/// What each of several places has without the others, through a script by each seed.
+fn several(seeds: Range<u64>, policy: (usize, Option<u32>), one_in: u32, script: &[Action]) {
+    let steps = Arc::new(AtomicU64::new(0));
+    for seed in seeds {
+        let spots = (0..policy.0).map(|_| Spot::new(Place::Disk(SimDisk::new(false))));
+        let mut world = World::at_several(spots.collect(), policy, Rng::with_seed(seed), &steps);
+        world.fail_one_in(one_in);
+        script.iter().for_each(|action| world.act(*action));
+        world.end();
+    }
 }
 
 /// A short history in which each operation on the disk fails once, in every way; for once, and for as long as the process
@@ -183,23 +287,35 @@ fn variable(name: &str) -> Option<u64> {
 
 /// Steps that a run takes, where nothing else is said.
 const STEPS: u64 = 1_000_000;
+/// Lives at several places.
+const LIVES_AT_SEVERAL: u64 = 60;
 
 #[test]
 fn whatever_happens_nothing_acknowledged_is_lost() {
+    lives(live, |steps, _| steps >= STEPS);
+}
+
+#[test]
+fn whichever_places_fail_nothing_acknowledged_is_lost() {
+    lives(live_at_several, |_, lives| lives >= LIVES_AT_SEVERAL);
+}
+
+/// One life after another, until there were enough steps, or lives.
+fn lives(live: fn(u64, &Arc<AtomicU64>) -> Tally, enough: fn(u64, u64) -> bool) {
     let steps = Arc::new(AtomicU64::new(0));
     if let Some(seed) = variable("LOCKSTEP_SEED") {
         println!("{:?}", live(seed, &steps));
         return;
     }
     let began = Instant::now();
-    let is_over = || match variable("LOCKSTEP_SECONDS") {
+    let is_over = |number| match variable("LOCKSTEP_SECONDS") {
         Some(seconds) => began.elapsed() >= Duration::from_secs(seconds),
-        None => steps.load(Ordering::Relaxed) >= STEPS,
+        None => enough(steps.load(Ordering::Relaxed), number),
     };
     let first = variable("LOCKSTEP_FIRST_SEED").unwrap_or(0);
     let all = Mutex::new((0, Tally::default()));
     on_all_cores(u64::MAX, |number| {
-        if is_over() {
+        if is_over(number) {
             return false;
         }
         let seed = first + number;

@@ -1,9 +1,11 @@
 //! The whole of it: a node with its log, and everybody else who uses it; and what must hold of them.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use fastrand::Rng;
 use lockstep_proto::capture::Capture;
@@ -14,12 +16,13 @@ use lockstep_proto::log::{LogEnd, LogReader, Mark, Visitor, segments};
 use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::record::{Record, Start, StartReason};
+use lockstep_proto::replica::{Mirror, Replicas};
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::restore::{self, Plan as RestorePlan, Restored, Target};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::shadow::Shadow;
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Entry, Store, StoreErrorKind};
 use lockstep_proto::verify;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, RestoredState, Writer};
@@ -29,6 +32,7 @@ use tempfile::TempDir;
 use crate::bucket::SimBucket;
 use crate::disk::{Lost, SimDisk};
 use crate::faults::{Kind, Plan, Process};
+use crate::places::{Places, Spot};
 
 /// What somebody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +65,18 @@ pub enum Action {
     TakeOver,
     /// The operator verifies everything.
     Verify,
+    /// One of several places goes away, or loses its power.
+    GoAway,
+    /// All of them are back.
+    ComeBack,
+    /// A second node opens the log and goes on, while the first one does.
+    Race,
+    /// A place stops counting, or counts again.
+    ChangePlaces,
 }
+
+/// How long the plugin waits at its end for places that are a little behind.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// How often what was done.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +89,14 @@ pub struct Tally {
     pub snapshots: u64,
     pub takeovers: u64,
     pub checks: u64,
+    /// Places went away.
+    pub outages: u64,
+    /// Two nodes at once.
+    pub races: u64,
+    /// Looks at a part of the places after which a person would have to say which of two records counts.
+    pub refused: u64,
+    /// Lives that ended so: not all of the places tell either.
+    pub undecided: u64,
 }
 
 impl Tally {
@@ -86,24 +109,33 @@ impl Tally {
         self.snapshots += other.snapshots;
         self.takeovers += other.takeovers;
         self.checks += other.checks;
+        self.outages += other.outages;
+        self.races += other.races;
+        self.refused += other.refused;
+        self.undecided += other.undecided;
     }
 }
 
 /// A batch that may be in the log: acknowledged, but not yet committed, or neither.
-struct InFlight {
-    version: u32,
-    writes: Vec<String>,
+pub(crate) struct InFlight {
+    pub version: u32,
+    pub writes: Vec<String>,
 }
 
 impl InFlight {
+    /// What tells it from all others.
+    pub fn mark(&self) -> &String {
+        self.writes.last().expect("a batch has a mark")
+    }
+
     /// True for the attempt of that number.
     fn is(&self, attempt: i64) -> bool {
-        self.writes.last() == Some(&attempt_of(attempt))
+        *self.mark() == attempt_of(attempt)
     }
 }
 
 /// What tells a batch from all others.
-fn attempt_of(number: i64) -> String {
+pub(crate) fn attempt_of(number: i64) -> String {
     format!("INSERT OR REPLACE INTO vars VALUES ('attempt', {number})")
 }
 
@@ -114,7 +146,7 @@ pub enum Place {
 }
 
 impl Place {
-    fn store(&self, label: &str, process: &Process) -> Arc<dyn Store> {
+    pub fn store(&self, label: &str, process: &Process) -> Arc<dyn Store> {
         match self {
             Self::Disk(disk) => Arc::new(disk.store(label, process)),
             Self::Bucket(bucket) => Arc::new(bucket.store(label, process)),
@@ -122,7 +154,7 @@ impl Place {
     }
 
     /// What a power cut now would leave.
-    fn after_power_cut(&self, lost: Lost) -> Arc<dyn Store> {
+    pub fn after_power_cut(&self, lost: Lost) -> Arc<dyn Store> {
         let process = Process::checker();
         match self {
             Self::Disk(disk) => Arc::new(disk.after_power_cut(lost).store("image", &process)),
@@ -130,6 +162,15 @@ impl Place {
         }
     }
 }
+
+/// The place of the log, or its places.
+pub enum Site {
+    One(Place),
+    Several(Places),
+}
+
+/// Nobody goes on by itself: a person must say which of two records counts.
+pub struct Undecided;
 
 /// A state that the node had.
 struct State {
@@ -139,25 +180,29 @@ struct State {
 }
 
 pub struct World {
-    rng: Rng,
-    place: Place,
-    keys: KeyRing,
+    pub(crate) rng: Rng,
+    pub(crate) site: Site,
+    pub(crate) keys: KeyRing,
     steps: Arc<AtomicU64>,
-    process: Process,
-    writer: Option<Writer>,
+    pub(crate) process: Process,
+    pub(crate) writer: Option<Writer>,
+    /// What it writes to, where there are several places.
+    pub(crate) replicas: Option<Arc<Replicas>>,
+    /// Nodes that were fenced, and whose threads go on for a while.
+    pub(crate) fenced: Vec<(Process, Writer)>,
     directory: String,
     /// The node's database.
-    node: Connection,
-    version: u32,
+    pub(crate) node: Connection,
+    pub(crate) version: u32,
     row: u64,
     attempt: i64,
-    time: u64,
+    pub(crate) time: u64,
     /// What the node committed, and what its database was then.
     committed: BTreeMap<u32, State>,
-    in_flight: Option<InFlight>,
+    pub(crate) in_flight: Option<InFlight>,
     /// The one that it was to replace, where that failed: either may be in the log.
-    replaced: Option<InFlight>,
-    folder: TempDir,
+    pub(crate) replaced: Option<InFlight>,
+    pub(crate) folder: TempDir,
     /// One operation in so many fails; 0: none does.
     one_in: u32,
     pub tally: Tally,
@@ -186,20 +231,47 @@ impl World {
     pub fn at(place: Place, rng: Rng, steps: &Arc<AtomicU64>) -> Self {
         let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
         let process = Process::new(Plan::Never, steps);
-        let store = place.store("sim", &process);
-        let claimant = Claimant::this_process("test", "init", "a", 1).unwrap();
-        let mut writer = Writer::create(store.clone(), keys.clone(), claimant).unwrap();
-        writer.begin(Start { reason: StartReason::Init, base: None }, None, 1).unwrap();
+        Self::make(&place.store("sim", &process), &keys).unwrap();
+        Self::of(Site::One(place), keys, process, rng, steps)
+    }
+
+    /// A log that was just made at several places.
+    pub fn at_several(
+        spots: Vec<Arc<Spot>>,
+        (sync, quorum): (usize, Option<u32>),
+        mut rng: Rng,
+        steps: &Arc<AtomicU64>,
+    ) -> Self {
+        let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+        let process = Process::new(Plan::Never, steps);
+        let places = Places::new(spots, sync, quorum, &keys, rng.fork());
+        let stores: Vec<_> =
+            places.all().iter().map(|&at| places.spot(at).place.store("sim", &process)).collect();
+        Self::make(&stores[0], &keys).unwrap();
+        stores[1..].iter().for_each(|store| places.copy(&*stores[0], &**store).unwrap());
+        Self::of(Site::Several(places), keys, process, rng, steps)
+    }
+
+    /// Makes an empty log.
+    pub(crate) fn make(store: &Arc<dyn Store>, keys: &KeyRing) -> Result<(), Error> {
+        let claimant = Claimant::this_process("test", "init", "a", 1)?;
+        let mut writer = Writer::create(store.clone(), keys.clone(), claimant)?;
+        writer.begin(Start { reason: StartReason::Init, base: None }, None, 1)?;
         writer.close(1);
-        Marker::new(keys.store(), 1).create(&*store).unwrap();
+        Marker::new(keys.store(), 1).create(&**store)
+    }
+
+    fn of(site: Site, keys: KeyRing, process: Process, rng: Rng, steps: &Arc<AtomicU64>) -> Self {
         let node = Connection::open_in_memory().unwrap();
         let mut world = Self {
             rng,
-            place,
+            site,
             keys,
             steps: steps.clone(),
             process,
             writer: None,
+            replicas: None,
+            fenced: Vec::new(),
             directory: "a".into(),
             node,
             version: 0,
@@ -228,6 +300,13 @@ impl World {
         self.replace_process();
     }
 
+    /// From here on one operation in so many, at one of several places, takes its time.
+    pub fn slow_one_in(&self, one_in: u64) {
+        if let Site::Several(places) = &self.site {
+            places.slow_one_in(one_in);
+        }
+    }
+
     /// From here on operations fail by this plan, once.
     pub fn fail_by(&mut self, plan: Plan) {
         self.one_in = 0;
@@ -241,19 +320,19 @@ impl World {
     }
 
     /// The node's process is gone.
-    fn die(&mut self) {
+    pub(crate) fn die(&mut self) {
         self.process.kill();
-        self.writer = None;
+        (self.writer, self.replicas) = (None, None);
         self.tally.faults += self.process.struck();
     }
 
-    fn replace_process(&mut self) {
+    pub(crate) fn replace_process(&mut self) {
         self.die();
         self.process = self.other_process();
     }
 
     /// A process after or beside the node's, with faults of its own, or by the same plan.
-    fn other_process(&mut self) -> Process {
+    pub(crate) fn other_process(&mut self) -> Process {
         match self.one_in {
             0 => self.process.another(),
             one_in => {
@@ -263,16 +342,41 @@ impl World {
         }
     }
 
-    fn store(&self, process: &Process) -> Arc<dyn Store> {
-        self.place.store("sim", process)
+    /// What a process that writes opens.
+    pub(crate) fn store(&self, process: &Process) -> Result<Arc<dyn Store>, Error> {
+        match &self.site {
+            Site::One(place) => Ok(place.store("sim", process)),
+            Site::Several(places) => Ok(places.open(process)?),
+        }
     }
 
-    fn claimant(&self, purpose: &str) -> Claimant {
+    /// What a process that reads opens: of several places that with the newest state. All must answer.
+    fn source(&self, process: &Process) -> Result<Arc<dyn Store>, Error> {
+        match &self.site {
+            Site::One(place) => Ok(place.store("sim", process)),
+            Site::Several(places) => {
+                places.newest_of(&places.counting(), |index| places.at(index, process))
+            }
+        }
+    }
+
+    /// What there is, whoever can reach it.
+    pub(crate) fn all_there_is(&self) -> Result<Arc<dyn Store>, Error> {
+        let process = Process::checker();
+        match &self.site {
+            Site::One(place) => Ok(place.store("sim", &process)),
+            Site::Several(places) => places.newest_of(&places.counting(), |index| {
+                Ok(places.spot(index).place.store("sim", &process))
+            }),
+        }
+    }
+
+    pub(crate) fn claimant(&self, purpose: &str) -> Claimant {
         Claimant::this_process("test", purpose, &self.directory, self.time).unwrap()
     }
 
     /// The node's writer, opened if need be: however often that fails, it goes in the end.
-    fn writer(&mut self) -> &mut Writer {
+    pub(crate) fn writer(&mut self) -> &mut Writer {
         let mut tries = 0;
         while self.writer.is_none() {
             tries += 1;
@@ -282,30 +386,76 @@ impl World {
             if tries > 4 {
                 self.process.mend();
             }
-            let (store, keys) = (self.store(&self.process), self.keys.clone());
-            match Writer::open(store, keys, self.claimant("node"), self.time) {
+            let (claimant, time) = (self.claimant("node"), self.time);
+            let opened = self
+                .node_store()
+                .and_then(|store| Writer::open(store, self.keys.clone(), claimant, time));
+            match opened {
                 Ok(mut writer) => {
                     writer.set_segment_bytes(self.rng.u64(600..6_000));
                     self.writer = Some(writer);
                 }
-                Err(error) => self.expect_fault(&error),
+                Err(error) => {
+                    assert!(tries < 16, "the log does not open: {error}");
+                    self.failed(&error);
+                    self.rest();
+                }
             }
-            assert!(tries < 12, "the log does not open");
+            if tries > 6 {
+                self.all_come_back();
+            }
         }
         self.writer.as_mut().unwrap()
     }
 
+    /// Between two tries, as the plugin does.
+    fn rest(&mut self) {
+        if let Site::Several(places) = &self.site {
+            places.turns.sleep(Duration::from_millis(self.rng.u64(20..2_000)));
+        }
+    }
+
+    /// What the node writes to: several places are opened once.
+    fn node_store(&mut self) -> Result<Arc<dyn Store>, Error> {
+        if let (Site::Several(places), None) = (&self.site, &self.replicas) {
+            self.replicas = Some(places.open(&self.process)?);
+        }
+        match &self.replicas {
+            Some(replicas) => Ok(replicas.clone()),
+            None => self.store(&self.process),
+        }
+    }
+
     /// Whatever a disk does, nobody takes it for another history, for damage, or for another writer.
     #[track_caller]
-    fn expect_fault(&self, error: &Error) {
-        // What a bucket made of a request that was given up may be in the way: the next process counts it.
-        let overtaken = matches!((error, &self.place), (Error::Overtaken { .. }, Place::Bucket(_)));
-        let fine = matches!(error, Error::Store(_)) || overtaken;
+    pub(crate) fn expect_fault(&self, error: &Error) {
+        let several = matches!(self.site, Site::Several(_));
+        let fine = match error {
+            Error::Store(error) => !matches!(error.kind, StoreErrorKind::Damaged(_)),
+            // What a bucket made of a request that was given up may be in the way: the next process counts it.
+            Error::Overtaken { .. } => self.has_bucket(),
+            Error::Refused { what, hint } => {
+                let away = what.contains("must answer") || hint.contains("behind it");
+                several && away && !what.contains("damaged")
+            }
+            Error::TwoHistories { .. } if several => resume_unwind(Box::new(Undecided)),
+            _ => false,
+        };
         assert!(fine, "{error}: {error:?}");
     }
 
+    fn has_bucket(&self) -> bool {
+        let is_bucket = |place: &Place| matches!(place, Place::Bucket(_));
+        match &self.site {
+            Site::One(place) => is_bucket(place),
+            Site::Several(places) => {
+                places.all().iter().any(|&index| is_bucket(&places.spot(index).place))
+            }
+        }
+    }
+
     /// As the plugin does: what is not to be tried again ends the node, and it is started again.
-    fn failed(&mut self, error: &Error) {
+    pub(crate) fn failed(&mut self, error: &Error) {
         self.expect_fault(error);
         if !matches!(error, Error::Store(_)) {
             self.replace_process();
@@ -313,7 +463,7 @@ impl World {
     }
 
     /// A process that died is followed by another; perhaps the machine died with it.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.tally.crashes += 1;
         self.die();
         if self.rng.bool() {
@@ -323,13 +473,20 @@ impl World {
     }
 
     fn cut_power(&mut self) {
-        let lost = if self.rng.u8(..4) == 0 { Lost::All } else { Lost::Some(self.rng.fork()) };
-        if let Place::Disk(disk) = &self.place {
-            disk.cut_power(lost);
+        let mut lost = || match self.rng.u8(..4) {
+            0 => Lost::All,
+            _ => Lost::Some(self.rng.fork()),
+        };
+        match &self.site {
+            Site::One(Place::Disk(disk)) => disk.cut_power(lost()),
+            Site::One(Place::Bucket(_)) => {}
+            Site::Several(places) => {
+                places.all().iter().for_each(|&index| places.spot(index).cut_power(lost()));
+            }
         }
     }
 
-    fn rows(&mut self, rows: u8) -> Vec<String> {
+    pub(crate) fn rows(&mut self, rows: u8) -> Vec<String> {
         let mut writes = Vec::new();
         for _ in 0..rows {
             self.row += 1;
@@ -359,24 +516,28 @@ impl World {
             tries += 1;
             if self.process.is_dead() {
                 self.crash();
-            } else if self.rng.bool() {
+            } else if self.rng.bool() && self.replicas.is_none() {
                 // As the plugin does: a store that failed is opened anew.
                 let store = self.store(&self.process);
                 if let Some(writer) = &mut self.writer
-                    && let Err(error) = writer.reattach(store)
+                    && let Err(error) = store.and_then(|store| writer.reattach(store))
                 {
                     self.failed(&error);
                 }
+            }
+            if tries > 4 {
+                self.all_come_back();
             }
             if tries > 6 {
                 self.process.mend();
             }
             assert!(tries < 20, "never acknowledged");
+            self.rest();
         }
         self.tally.acknowledged += 1;
     }
 
-    fn next_batch(&mut self, mut writes: Vec<String>) -> InFlight {
+    pub(crate) fn next_batch(&mut self, mut writes: Vec<String>) -> InFlight {
         self.attempt += 1;
         let version = self.version + 1;
         writes.push(format!(
@@ -388,7 +549,18 @@ impl World {
         InFlight { version, writes }
     }
 
-    fn commit(&mut self, writes: Vec<String>) {
+    /// Numbers for so many attempts; gives the first.
+    pub(crate) fn take_attempts(&mut self, count: i64) -> i64 {
+        self.attempt += count;
+        self.attempt - count + 1
+    }
+
+    /// Another batch that may be in the log behind what was committed.
+    pub(crate) fn may_be_in_flight(&mut self, batch: InFlight) {
+        self.replaced = self.in_flight.replace(batch).or(self.replaced.take());
+    }
+
+    pub(crate) fn commit(&mut self, writes: Vec<String>) {
         let batch = self.next_batch(writes);
         let (version, writes) = (batch.version, batch.writes.clone());
         self.in_flight = Some(batch);
@@ -396,7 +568,7 @@ impl World {
         self.commit_in_flight();
     }
 
-    fn commit_in_flight(&mut self) {
+    pub(crate) fn commit_in_flight(&mut self) {
         let Some(InFlight { version, writes }) = self.in_flight.take() else { return };
         self.replaced = None;
         self.node.execute_batch(&format!("BEGIN; {}; COMMIT", writes.join(";"))).unwrap();
@@ -411,6 +583,9 @@ impl World {
 
     pub fn act(&mut self, action: Action) {
         self.tally.actions += 1;
+        if !self.fenced.is_empty() && self.rng.u8(..4) == 0 {
+            self.forget_fenced();
+        }
         match action {
             Action::Commit(rows) => {
                 let writes = self.rows(rows);
@@ -435,6 +610,9 @@ impl World {
                 if let Some(mut writer) = self.writer.take() {
                     writer.close(time);
                 }
+                if let Some(replicas) = &self.replicas {
+                    replicas.settle(SETTLE);
+                }
                 self.replace_process();
                 self.writer();
             }
@@ -449,12 +627,14 @@ impl World {
             Action::Gap => self.gap(),
             Action::Compact => self.compact("shadow"),
             Action::CompactElsewhere => self.compact("elsewhere"),
-            // Not yet on buckets: a removal of a segment in parts that is interrupted is taken for damage.
-            Action::Prune(_) if matches!(self.place, Place::Bucket(_)) => self.verify(),
             Action::Prune(keep) => self.prune(keep),
             Action::Restore => self.restore_any(),
             Action::TakeOver => self.take_over(),
             Action::Verify => self.verify(),
+            Action::GoAway => self.go_away(),
+            Action::ComeBack => self.all_come_back(),
+            Action::Race => self.race(),
+            Action::ChangePlaces => self.change_places(),
         }
         self.check();
     }
@@ -462,11 +642,16 @@ impl World {
     fn second_writer(&mut self) {
         self.writer();
         let process = self.other_process();
-        let (store, keys) = (self.store(&process), self.keys.clone());
-        let second = Writer::open(store, keys, self.claimant("node"), self.time);
-        let Ok(mut second) = second else {
-            // It may have claimed its epoch before it failed.
-            return self.replace_process();
+        let second = self.store(&process).and_then(|store| {
+            Writer::open(store, self.keys.clone(), self.claimant("node"), self.time)
+        });
+        let mut second = match second {
+            Ok(second) => second,
+            Err(error) => {
+                self.expect_fault(&error);
+                // It may have claimed its epoch before it failed.
+                return self.replace_process();
+            }
         };
         self.tally.takeovers += 1;
         let before = self.time;
@@ -479,11 +664,10 @@ impl World {
         let stale = [format!("INSERT INTO vars VALUES ('stale', {before})")];
         let refused = first.append(&call(&stale), before);
         assert!(refused.is_err(), "two writers: {refused:?}");
-        drop(first);
+        let of_first = self.process.clone();
         // The second goes on, and this is its node from now on.
         let acknowledged = second.append(&call(&batch.writes), before);
-        let replaced = self.in_flight.replace(batch);
-        self.replaced = replaced.or(self.replaced.take());
+        self.may_be_in_flight(batch);
         match acknowledged {
             Ok(_) => {
                 self.tally.acknowledged += 1;
@@ -494,7 +678,14 @@ impl World {
         drop(second);
         process.kill();
         self.tally.faults += process.struck();
-        self.replace_process();
+        if self.replicas.take().is_some() {
+            // Its threads do not know yet.
+            self.fenced.push((of_first, first));
+            self.process = self.other_process();
+        } else {
+            drop(first);
+            self.replace_process();
+        }
     }
 
     fn gap(&mut self) {
@@ -514,27 +705,41 @@ impl World {
             let begun = capture.begin(self.writer(), StartReason::Gap, time, &mut |_, _| {});
             match begun {
                 Ok(()) => return,
-                Err(error) => self.failed(&error),
+                // By its own claim, which was made at too few of its places: the next process goes on.
+                Err(Error::Fenced { .. }) if self.replicas.is_some() => self.replace_process(),
+                Err(error) => {
+                    assert!(tries < 20, "no generation begins: {error}");
+                    self.failed(&error);
+                }
             }
+            self.rest();
             if self.process.is_dead() {
                 self.crash();
+            }
+            if tries > 4 {
+                self.all_come_back();
             }
             if tries > 6 {
                 self.process.mend();
             }
-            assert!(tries < 20, "no generation begins");
         }
     }
 
     fn compact(&mut self, shadow: &str) {
         self.writer();
         let process = self.other_process();
-        let (store, folder) = (self.store(&process), self.folder.path().join(shadow));
+        let folder = self.folder.path().join(shadow);
         let compacted = (|| {
+            let (store, others) = self.current(&process)?;
             let mut shadow = Shadow::open(&*store, &self.keys, &folder)?;
             shadow.catch_up(&mut |_| {})?;
             shadow.prove()?;
-            shadow.publish(&mut |_, _| {})
+            let published = shadow.publish(&mut |_, _| {})?;
+            for other in others {
+                let (source, target, keys) = (&*store, &*other?, &self.keys);
+                Mirror { source, target, keys, before: None }.snapshots(&mut |_| {})?;
+            }
+            Ok(published)
         })();
         match compacted {
             Ok(published) => self.tally.snapshots += u64::from(published.is_some()),
@@ -548,12 +753,19 @@ impl World {
 
     fn prune(&mut self, keep: u8) {
         let process = self.other_process();
-        let store = self.store(&process);
         let policy = Policy { keep_last: keep.max(1).into(), ..Policy::NOTHING };
-        let pruned = PrunePlan::new(&*store, &self.keys, &policy, self.time)
-            .and_then(|plan| plan.run(&*store, &mut || Ok(()), &mut |_| {}));
-        if let Err(error) = pruned {
-            self.expect_fault(&error);
+        for store in self.each(&process) {
+            let pruned = store.and_then(|store| {
+                store.tidy()?;
+                PrunePlan::new(&*store, &self.keys, &policy, self.time)?.run(
+                    &*store,
+                    &mut || Ok(()),
+                    &mut |_| {},
+                )
+            });
+            if let Err(error) = pruned {
+                self.expect_fault(&error);
+            }
         }
         self.tally.faults += process.struck();
     }
@@ -571,10 +783,10 @@ impl World {
     /// A state of any time: what the node had then, or nothing.
     fn restore_any(&mut self) {
         let process = self.other_process();
-        let store = self.store(&process);
         let oldest = self.committed.keys().next().copied().unwrap_or(0);
         let wanted = self.rng.u32(oldest..=self.version);
-        match self.restore(&*store, Target::Version(DataVersion(wanted))) {
+        let target = Target::Version(DataVersion(wanted));
+        match self.source(&process).and_then(|store| self.restore(&*store, target)) {
             Ok((restored, path)) => {
                 self.tally.restores += 1;
                 assert_eq!(restored.data_version, Some(DataVersion(wanted)));
@@ -594,9 +806,9 @@ impl World {
     /// As a restore into a directory that goes on: the old one never does.
     fn take_over(&mut self) {
         let process = self.other_process();
-        let store = self.store(&process);
         let directory = format!("{}", self.tally.actions);
         let taken = (|| {
+            let store = self.store(&process)?;
             let claimant = Claimant::this_process("test", "restore", &directory, self.time)?;
             let claimed = fence::claim(&*store, &self.keys, &claimant)?;
             let (restored, path) = self.restore(&*store, Target::Newest)?;
@@ -612,7 +824,11 @@ impl World {
         self.tally.faults += process.struck();
         // Whatever became of it, the old directory has lost the log once the new one is in it.
         self.replace_process();
-        let owner = LogEnd::read(&*self.store(&Process::checker()), &self.keys).unwrap().directory;
+        let there = self.all_there_is().unwrap_or_else(|error| {
+            self.expect_fault(&error);
+            panic!("{error}");
+        });
+        let owner = LogEnd::read(&*there, &self.keys).unwrap().directory;
         match taken {
             Ok((taken, restored, path)) if owner == directory => {
                 self.tally.takeovers += 1;
@@ -625,8 +841,12 @@ impl World {
                     Claimant::this_process("test", "node", &self.directory, self.time).unwrap();
                 self.directory = directory;
                 let store = self.store(&Process::checker());
-                let refused = Writer::open(store, self.keys.clone(), old, self.time).err();
-                assert!(matches!(refused, Some(Error::RestoredElsewhere { .. })), "{refused:?}");
+                match store.and_then(|store| Writer::open(store, self.keys.clone(), old, self.time))
+                {
+                    Ok(_) => panic!("the old directory goes on"),
+                    Err(Error::RestoredElsewhere { .. }) => {}
+                    Err(error) => self.expect_fault(&error),
+                }
             }
             Ok((taken, ..)) => {
                 if let Err(error) = &taken {
@@ -658,8 +878,11 @@ impl World {
 
     fn verify(&mut self) {
         let process = self.other_process();
-        if let Err(error) = verify::run(&*self.store(&process), &self.keys, &mut |_| {}) {
-            self.expect_fault(&error);
+        for store in self.each(&process) {
+            let verified = store.and_then(|store| verify::run(&*store, &self.keys, &mut |_| {}));
+            if let Err(error) = verified {
+                self.expect_fault(&error);
+            }
         }
         self.tally.faults += process.struck();
     }
@@ -668,8 +891,7 @@ impl World {
     /// snapshot on without a hole, and nothing else but the batch in flight.
     fn check(&mut self) {
         self.tally.checks += 1;
-        let lost = if self.rng.bool() { Lost::All } else { Lost::Some(self.rng.fork()) };
-        let store = self.place.after_power_cut(lost);
+        let Some(store) = self.after_power_cut() else { return };
         let plan = RestorePlan::newest(&*store, &self.keys).unwrap();
         let base = plan.lineage.links.last().and_then(|link| link.summary.meta.data_version);
         let mut next = base.map_or(1, |version| version.0 + 1);
@@ -706,13 +928,48 @@ impl World {
         }
     }
 
+    /// What a power cut now would leave; of several places any that a restore may find. `None` where a person must say
+    /// which of two records counts.
+    fn after_power_cut(&mut self) -> Option<Arc<dyn Store>> {
+        let places = match &self.site {
+            Site::One(place) => {
+                let lost = if self.rng.bool() { Lost::All } else { Lost::Some(self.rng.fork()) };
+                return Some(place.after_power_cut(lost));
+            }
+            Site::Several(places) => places,
+        };
+        let mut some = places.counting();
+        let few = places.few();
+        self.rng.shuffle(&mut some);
+        some.truncate(self.rng.usize(few..=some.len()));
+        let mut lost = || if self.rng.bool() { Lost::All } else { Lost::Some(self.rng.fork()) };
+        let images: BTreeMap<usize, Arc<dyn Store>> = some
+            .iter()
+            .map(|&index| (index, places.spot(index).place.after_power_cut(lost())))
+            .collect();
+        match places.newest_of(&some, |index| Ok(images[&index].clone())) {
+            Ok(newest) => Some(newest),
+            Err(Error::TwoHistories { .. }) => {
+                self.tally.refused += 1;
+                None
+            }
+            Err(error) => panic!("{error}: {error:?}"),
+        }
+    }
+
     /// The batches of which one may be in the log behind what was committed.
     fn possible(&self) -> impl Iterator<Item = &InFlight> {
         self.in_flight.iter().chain(&self.replaced)
     }
 
+    /// As [`check_whole`](Self::check_whole), of what there is.
+    pub fn check_all(&mut self) {
+        let store = self.all_there_is().unwrap();
+        self.check_whole(&*store);
+    }
+
     /// All of it verifies, and the restored database is the node's.
-    fn check_whole(&mut self, store: &dyn Store) {
+    pub(crate) fn check_whole(&mut self, store: &dyn Store) {
         verify::run(store, &self.keys, &mut |_| {}).unwrap();
         let (restored, path) = self.restore(store, Target::Newest).unwrap();
         self.tally.restores += 1;
@@ -736,15 +993,31 @@ impl World {
         self.die();
         self.one_in = 0;
         self.process = Process::new(Plan::Never, &self.steps);
+        self.all_come_back();
+        self.slow_one_in(0);
         for action in [Action::Commit(1), Action::Compact, Action::Commit(1), Action::Restart] {
             self.act(action);
         }
-        let store = self.place.after_power_cut(Lost::All);
-        self.check_whole(&*store);
+        match &self.site {
+            Site::One(place) => {
+                let store = place.after_power_cut(Lost::All);
+                self.check_whole(&*store);
+            }
+            Site::Several(_) => self.all_become_equal(),
+        }
         self.tally.faults += self.process.struck();
     }
 
     pub fn random_action(&mut self) -> Action {
+        if matches!(self.site, Site::Several(_)) {
+            match self.rng.u8(..32) {
+                0..3 => return Action::GoAway,
+                3..5 => return Action::ComeBack,
+                5 => return Action::Race,
+                6 => return Action::ChangePlaces,
+                _ => {}
+            }
+        }
         match self.rng.u8(..64) {
             0..26 => Action::Commit(self.rng.u8(1..6)),
             26..30 => Action::Lose,
@@ -786,7 +1059,7 @@ impl World {
                 self.0.push(format!("{seq} of '{name}' is void"));
             }
         }
-        let store = self.store(&Process::checker());
+        let Ok(store) = self.all_there_is() else { return Vec::new() };
         let mut records = Records(Vec::new());
         let generation = LogEnd::read(&*store, &self.keys).unwrap().position.generation;
         let segments = segments(&*store, generation).unwrap();
@@ -797,20 +1070,27 @@ impl World {
 
     /// What there is, for whoever looks for what went wrong.
     pub fn listing(&self) -> Vec<String> {
-        let store = self.store(&Process::checker());
+        let process = Process::checker();
+        let stores = match &self.site {
+            Site::One(place) => vec![place.store("", &process)],
+            Site::Several(places) => {
+                places.all().iter().map(|&at| places.spot(at).place.store("", &process)).collect()
+            }
+        };
         let mut all = Vec::new();
-        for folder in ["log", "snapshots"] {
-            let entries = store.list_all(folder).unwrap();
-            all.extend(
-                entries.iter().map(|entry| format!("{folder}/{} {}", entry.name, entry.size)),
-            );
+        for (index, store) in stores.iter().enumerate() {
+            for folder in ["epochs", "log", "snapshots"] {
+                for Entry { name, size, .. } in store.list_all(folder).unwrap() {
+                    all.push(format!("{index} {folder}/{name} {size}"));
+                }
+            }
         }
         all
     }
 }
 
 /// Every row.
-fn rows_of(db: &Connection) -> Vec<String> {
+pub(crate) fn rows_of(db: &Connection) -> Vec<String> {
     let mut rows = Vec::new();
     for sql in [
         "SELECT name || ' ' || intval FROM vars ORDER BY name",

@@ -66,7 +66,8 @@ impl Append for PartAppend {
         let name = layout::part(seq, (!self.exclusive).then_some(self.segment.age()));
         let bytes = Bytes::from([&self.header, frame].concat());
         let size = bytes.len() as u64;
-        let look = self.exclusive && self.looked.is_none_or(|looked| looked.elapsed() >= LOOK);
+        let is_due = |looked: Instant| self.client.at_once || looked.elapsed() >= LOOK;
+        let look = self.exclusive && self.looked.is_none_or(is_due);
         let successor = layout::claim(self.segment.epoch.saturating_add(1));
         self.lane.wait("write", &name, async |client| {
             let put = put(client, &name, bytes, self.exclusive);

@@ -21,6 +21,8 @@ pub fn due(tail: Tail, merged: &BTreeSet<SegmentName>) -> Vec<(Partial, bool)> {
     };
     segments
         .into_iter()
+        // Of one that was removed parts may have come back.
+        .filter(|partial| merged.contains(&partial.name) || partial.check_gapless().is_ok())
         .map(|partial| {
             let keep_first = first_of_epoch(partial.name);
             (partial, keep_first)

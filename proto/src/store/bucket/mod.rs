@@ -377,7 +377,11 @@ impl Store for BucketStore {
         wait(&self.client, "remove", name, async move {
             if let Some(partial) = parts {
                 // One object goes whole or not at all. Parts without their beginning would be nobody's.
-                merge::merge(&client, &partial, exclusive, true).await?;
+                match merge::merge(&client, &partial, exclusive, true).await {
+                    // They came back, late, after the others had been removed.
+                    Err(StoreErrorKind::Damaged(_)) => client.remove_parts(&partial, false).await?,
+                    merged => merged?,
+                }
             }
             client.remove(&path).await
         })

@@ -1,0 +1,227 @@
+//! What is done to whole stores, with each operation failing in each way: a backup is made, a place is added, one is healed,
+//! key slots come and go, a database is restored. Whatever fails, what is there is what was there before or what was to be, and
+//! another try succeeds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use age::x25519::Identity;
+use fastrand::Rng;
+use lockstep_proto::error::Error;
+use lockstep_proto::log::LogEnd;
+use lockstep_proto::marker::Marker;
+use lockstep_proto::replica::{Heal, Mirror};
+use lockstep_proto::restore::{self, Plan as RestorePlan};
+use lockstep_proto::seal::{KeyRing, StoreId};
+use lockstep_proto::slots::{self, Lock, Unlock};
+use lockstep_proto::store::Store;
+use lockstep_proto::verify;
+use rusqlite::Connection;
+
+use crate::disk::{Lost, SimDisk};
+use crate::faults::{Fault, Plan, Process};
+use crate::world::{Action, Place, World, rows_of};
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// Runs `what` in a place that is first as in `before`, with each operation failing in each way; `check` is given what a
+/// power cut then leaves, and whether all was said to be well.
+fn sweep(
+    before: &SimDisk,
+    what: impl Fn(&Arc<dyn Store>) -> Result<()>,
+    check: impl Fn(&dyn Store, bool),
+) {
+    let steps = Arc::new(AtomicU64::new(0));
+    let run = |number, fault, lasting| {
+        let disk = before.after_power_cut(Lost::All);
+        let process = Process::new(Plan::At { number, fault, lasting }, &steps);
+        let store: Arc<dyn Store> = Arc::new(disk.store("target", &process));
+        let well = what(&store).is_ok();
+        for lost in [Lost::All, Lost::Some(Rng::with_seed(number))] {
+            let image = disk.after_power_cut(lost);
+            check(&image.store("target", &Process::checker()), well);
+        }
+        (process.kinds(), well)
+    };
+    let (kinds, well) = run(u64::MAX, Fault::DieBefore, false);
+    assert!(well, "it fails where nothing does");
+    let mut points = Vec::new();
+    for (number, kind) in (0..).zip(kinds) {
+        for fault in Fault::all(kind) {
+            points.push((number, fault, false));
+            points.extend(fault.can_last().then_some((number, fault, true)));
+        }
+    }
+    let stride = if std::env::var_os("LOCKSTEP_LONG").is_some() { 1 } else { 3 };
+    let swept = points.iter().step_by(stride);
+    println!("{} points of {}", swept.len(), points.len());
+    swept.for_each(|&(number, fault, lasting)| drop(run(number, fault, lasting)));
+}
+
+/// A log of a few segments, with a snapshot.
+struct Log {
+    store: Arc<dyn Store>,
+    keys: KeyRing,
+}
+
+impl Log {
+    fn new() -> Self {
+        use Action::{Commit, Compact, Kill};
+        let disk = SimDisk::new(false);
+        let store: Arc<dyn Store> = Arc::new(disk.store("source", &Process::checker()));
+        let steps = Arc::new(AtomicU64::new(0));
+        let mut world = World::at(Place::Disk(disk), Rng::with_seed(5), &steps);
+        for action in [Commit(1), Kill, Commit(2), Compact, Commit(1), Kill, Commit(3)] {
+            world.act(action);
+        }
+        Self { keys: world.keys.clone(), store }
+    }
+
+    fn copy_to(&self, target: &dyn Store) -> Result<()> {
+        let (source, keys) = (&*self.store, &self.keys);
+        Mirror { source, target, keys, before: None }.run(&mut |_| {}).map(drop)
+    }
+
+    fn heal(&self, target: &dyn Store) -> Result<()> {
+        let (source, keys) = (&*self.store, &self.keys);
+        let heal = Heal { source, target, keys, before: None };
+        let faults = heal.plan(&mut |_| {})?;
+        heal.run(&faults, &mut |_| {})?;
+        self.copy_to(target)
+    }
+
+    fn expect_whole(&self, store: &dyn Store) {
+        Marker::read(store).unwrap().require(self.keys.store()).unwrap();
+        verify::run(store, &self.keys, &mut |_| {}).unwrap();
+        let ends = [store, &*self.store].map(|store| LogEnd::read(store, &self.keys).unwrap());
+        assert_eq!(ends[0].position, ends[1].position);
+    }
+}
+
+/// All objects, without the zeros behind the last record.
+fn content(store: &dyn Store) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for folder in ["keys", "epochs", "log", "snapshots", "files"] {
+        for entry in store.list_all(folder).unwrap() {
+            let name = format!("{folder}/{}", entry.name);
+            let mut bytes = store.read(&name).unwrap();
+            bytes.truncate(bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1));
+            all.insert(name, bytes);
+        }
+    }
+    all
+}
+
+#[test]
+fn a_backup_is_made_or_there_is_none() {
+    let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+    sweep(
+        &SimDisk::new(false),
+        |store| World::make(store, &keys),
+        |store, well| match Marker::read(store) {
+            Ok(_) => drop(verify::run(store, &keys, &mut |_| {}).unwrap()),
+            Err(Error::Nothing { .. }) => assert!(!well, "it was said to be there"),
+            Err(error) => panic!("{error}"),
+        },
+    );
+}
+
+#[test]
+fn a_place_that_is_added_is_whole_or_no_backup() {
+    let log = Log::new();
+    sweep(
+        &SimDisk::new(false),
+        |store| log.copy_to(&**store),
+        |store, well| {
+            match Marker::read(store) {
+                Ok(_) => log.expect_whole(store),
+                Err(Error::Nothing { .. }) => assert!(!well, "it was said to be there"),
+                Err(error) => panic!("{error}"),
+            }
+            log.copy_to(store).unwrap();
+            log.expect_whole(store);
+        },
+    );
+}
+
+#[test]
+fn what_is_healed_is_never_worse_than_before() {
+    let log = Log::new();
+    let wanted = content(&*log.store);
+    let damaged = SimDisk::new(false);
+    let store = damaged.store("target", &Process::checker());
+    log.copy_to(&store).unwrap();
+    let mut wrong = Vec::new();
+    for folder in ["log", "snapshots", "epochs"] {
+        let entries = store.list_all(folder).unwrap();
+        let name = format!("{folder}/{}", entries[entries.len() / 2].name);
+        let mut bytes = store.read(&name).unwrap();
+        bytes[180] ^= 1;
+        store.replace(&name, &bytes).unwrap();
+        wrong.push(name);
+    }
+    let last = store.list_all("log").unwrap().pop().unwrap().name;
+    store.remove(&format!("log/{last}")).unwrap();
+    wrong.push(format!("log/{last}"));
+    sweep(
+        &damaged,
+        |store| log.heal(&**store),
+        |store, well| {
+            let found = content(store);
+            for (name, bytes) in wanted.iter().filter(|(name, _)| well || !wrong.contains(name)) {
+                assert!(found.get(name) == Some(bytes), "{name} is not what it was");
+            }
+            log.heal(store).unwrap();
+            log.expect_whole(store);
+        },
+    );
+}
+
+#[test]
+fn while_key_slots_change_one_of_them_opens() {
+    let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+    let owners = [Identity::generate(), Identity::generate()];
+    let locks = owners.each_ref().map(|owner| Lock::Recipient(owner.to_public()));
+    let opens = |store: &dyn Store, owner: &Identity| {
+        slots::open(store, &Unlock::Identity(owner.clone())).is_ok()
+    };
+    let before = SimDisk::new(false);
+    slots::add(&before.store("target", &Process::checker()), &keys, &locks[0]).unwrap();
+    sweep(
+        &before,
+        |store| {
+            slots::add(&**store, &keys, &locks[1])?;
+            slots::remove(&**store, "recipient-1").map(drop)
+        },
+        |store, well| {
+            let [old, new] = owners.each_ref().map(|owner| opens(store, owner));
+            assert!(old || new, "nobody has a key");
+            assert!(!well || new && !old, "old: {old}, new: {new}");
+            slots::add(store, &keys, &locks[1]).unwrap();
+            assert!(opens(store, &owners[1]));
+        },
+    );
+}
+
+#[test]
+fn a_restore_that_cannot_read_fails() {
+    let log = Log::new();
+    let disk = SimDisk::new(false);
+    log.copy_to(&disk.store("target", &Process::checker())).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("restored.sqlite3");
+    let restore = |store: &dyn Store, path: &Path| -> Result<Vec<String>> {
+        let _ = std::fs::remove_file(path);
+        let plan = RestorePlan::newest(store, &log.keys)?;
+        restore::run(store, &log.keys, &plan, path, &mut |_| {})?;
+        Ok(rows_of(&Connection::open(path).unwrap()))
+    };
+    let rows = restore(&*log.store, &database).unwrap();
+    sweep(
+        &disk,
+        |store| restore(&**store, &database).map(|found| assert!(found == rows)),
+        |_, _| {},
+    );
+}
