@@ -48,6 +48,22 @@ pub struct Mirrored {
     pub bindable: Vec<Mark>,
 }
 
+/// Where the log of a generation begins.
+struct Beginning {
+    /// The object that says so.
+    name: String,
+    generation: u32,
+    /// Epoch and index.
+    at: (u32, u32),
+}
+
+impl Beginning {
+    /// True where a segment belongs to the log that begins there.
+    fn has(&self, name: SegmentName) -> bool {
+        name.generation == self.generation && name.age() >= self.at
+    }
+}
+
 /// Only whether the records follow each other is of interest.
 struct Following;
 
@@ -74,7 +90,6 @@ impl Mirror<'_> {
         self.copy_bases(&mut done, progress)?;
         self.copy_segments(&mut done, progress)?;
         self.copy_snapshots(&mut done, progress)?;
-        self.copy_beginnings(&mut done, progress)?;
         if !self.target.exists(layout::MARKER)? {
             self.copy(layout::MARKER, &mut done, progress)?;
         }
@@ -111,15 +126,22 @@ impl Mirror<'_> {
     /// then all that it has.
     fn copy_beginnings(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
         let there = all_segments(self.target)?;
-        for name in self.missing(layout::BEGINNINGS)? {
-            let file = name.rsplit('/').next().unwrap_or_default();
-            let Some((generation, at)) = layout::parse_beginning(file) else { continue };
-            let mut own = there.iter().filter(|entry| entry.name.generation == generation);
-            if own.any(|entry| entry.name.age() >= at) {
-                self.copy(&name, done, progress)?;
+        for begins in self.missing_beginnings()? {
+            if there.iter().any(|entry| begins.has(entry.name)) {
+                self.copy(&begins.name, done, progress)?;
             }
         }
         Ok(())
+    }
+
+    /// Where logs begin, as far as only the source knows it.
+    fn missing_beginnings(&self) -> Result<Vec<Beginning>> {
+        let names = self.missing(layout::BEGINNINGS)?.into_iter();
+        let known = names.filter_map(|name| {
+            let (generation, at) = layout::parse_beginning(name.rsplit('/').next()?)?;
+            Some(Beginning { name, generation, at })
+        });
+        Ok(known.collect())
     }
 
     fn copy_folder(
@@ -237,11 +259,16 @@ impl Mirror<'_> {
         self.refuse_another_history(&wanted, &there)?;
         // Of those that were ended in order the size tells; not of what the target was at when it went away.
         let newest_there = there.keys().copied().max_by_key(SegmentName::age);
+        let mut begins = self.missing_beginnings()?;
         for entry in &wanted {
             let same_size = there.get(&entry.name) == Some(&entry.size);
             let older = newest_there.is_some_and(|newest| entry.name.age() < newest.age());
             if !(same_size && older) {
                 self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
+            }
+            // At once: a place whose log ends like the others' is taken for complete.
+            for of in begins.extract_if(.., |begins| begins.has(entry.name)) {
+                self.copy(&of.name, done, progress)?;
             }
         }
         (done.end, done.bindable) = self.prove(newest_there, wanted.first().map(|of| of.name))?;

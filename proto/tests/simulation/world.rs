@@ -166,7 +166,7 @@ impl Place {
 /// The place of the log, or its places.
 pub enum Site {
     One(Place),
-    Several(Places),
+    Several(Box<Places>),
 }
 
 /// Nobody goes on by itself: a person must say which of two records counts.
@@ -249,7 +249,7 @@ impl World {
             places.all().iter().map(|&at| places.spot(at).place.store("sim", &process)).collect();
         Self::make(&stores[0], &keys).unwrap();
         stores[1..].iter().for_each(|store| places.copy(&*stores[0], &**store).unwrap());
-        Self::of(Site::Several(places), keys, process, rng, steps)
+        Self::of(Site::Several(Box::new(places)), keys, process, rng, steps)
     }
 
     /// Makes an empty log.
@@ -511,7 +511,10 @@ impl World {
             match self.writer().append(&call, time) {
                 Ok(Outcome::Acknowledged { .. }) => break,
                 Ok(Outcome::Gap) => panic!("a gap at {version}, the node is at {}", self.version),
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    assert!(tries < 19, "never acknowledged: {error}");
+                    self.failed(&error);
+                }
             }
             tries += 1;
             if self.process.is_dead() {
@@ -531,7 +534,6 @@ impl World {
             if tries > 6 {
                 self.process.mend();
             }
-            assert!(tries < 20, "never acknowledged");
             self.rest();
         }
         self.tally.acknowledged += 1;
