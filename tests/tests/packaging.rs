@@ -141,6 +141,8 @@ fn reckless_finds_builds_and_enables_it() {
         .arg("install")
         .arg("cln-lockstep")
         .env("PATH", format!("{}:{path}", cargo.parent().unwrap().display()))
+        // It leaves folders there.
+        .env("TMPDIR", dir.make_dir("tmp"))
         .run()
         .expect_success();
     assert!(said.stdout.contains("using installer rust"), "{said}");
