@@ -46,20 +46,23 @@ pub fn look(
             "key",
             super::Severity::Error,
             failure.message(),
-            Some("'backup-cli key write --lightning-dir DIR' makes it again from the node's secret.".into()),
+            Some(format!("{} makes it again from the node's secret.", key_write(&node))),
         ),
         Ok(keys) if keys.store() != lock.store_id => findings.error(
             "key",
             format!("backup.key is of store {}, backup.lock of {}", keys.store(), lock.store_id),
-            "move backup.key aside; 'backup-cli key write --lightning-dir DIR' makes the right one.",
+            format!("move backup.key aside; {} makes the right one.", key_write(&node)),
         ),
         Ok(keys) => {
-            let places =
-                Places { node: Some(node.clone()), lock: Some(lock.clone()), keys, sites };
+            let places = Places { node: Some(node.clone()), lock: Some(lock.clone()), keys, sites };
             log(&places, lock, &node, running, findings);
         }
     }
     drill(&node, lock, findings);
+}
+
+fn key_write(node: &LightningDir) -> String {
+    format!("'backup-cli key write --lightning-dir {}'", node.path().display())
 }
 
 /// Each way in that can be tried is tried.
@@ -277,10 +280,12 @@ fn clock(end: &LogEnd, findings: &mut Findings) {
 
 fn drill(node: &LightningDir, lock: &LockFile, findings: &mut Findings) {
     const CHECK: &str = "drill";
-    const REMEDY: &str =
-        "'backup-cli drill --lightning-dir DIR --words'; contrib/systemd has a timer.";
+    let rehearse = format!(
+        "'backup-cli drill --lightning-dir {} --words'; contrib/systemd has a timer.",
+        node.path().display()
+    );
     let Some(drill) = Drill::read(node.path(), lock.store_id) else {
-        findings.note(CHECK, "a restore was never rehearsed", REMEDY);
+        findings.note(CHECK, "a restore was never rehearsed", rehearse);
         return;
     };
     let when = utc(drill.time);
@@ -288,7 +293,7 @@ fn drill(node: &LightningDir, lock: &LockFile, findings: &mut Findings) {
     if !drill.passed {
         findings.error(CHECK, format!("the last one failed, {when}"), "run it again: it says why.");
     } else if days > DRILL_DAYS {
-        findings.warning(CHECK, format!("the last one was {days} days ago"), REMEDY);
+        findings.warning(CHECK, format!("the last one was {days} days ago"), rehearse);
     } else {
         findings.ok(
             CHECK,
