@@ -507,7 +507,7 @@ fn deaths_around_the_end_of_a_full_segment_are_survived() {
     }
     node.write(&marked("kept")).unwrap().expect_committed();
     assert_eq!(backed.check(&node), Standing::Committed);
-    assert!(segments(&backed) > sessions + 1, "no segment was full");
+    assert!(segments(&backed) > sessions, "no segment was full");
 }
 
 /// Lets a program run for so long, then kills it; says whether it had ended by itself.
