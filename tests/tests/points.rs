@@ -103,7 +103,10 @@ fn what_prune_removes_is_not_needed_and_what_it_shows_is_what_it_does() {
         done["segments_removed"].as_u64().unwrap() as usize,
     );
     assert!(segments >= 3, "{done}");
-    assert_eq!(files_under(&backed.store()).len(), before.len() - goes.count() - segments);
+    let mut left = files_under(&backed.store());
+    // Where the log begins now is noted.
+    left.retain(|file| file.parent().is_none_or(|folder| !folder.ends_with("beginnings")));
+    assert_eq!(left.len(), before.len() - goes.count() - segments);
     assert_eq!(backed.check(&node), Standing::Committed);
     backed.cli("verify").expect_success();
     Backed::write(&mut node, &mut workload, 30);
