@@ -33,6 +33,7 @@
 //! | [`drill`] | what became of the last rehearsal of a restore |
 //! | [`witness`] | what a node's directory knows of its log, whatever a destination says |
 //! | [`measure`] | how long a place takes for a record |
+//! | [`jitter`] | pauses that do not end all at once |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
 //!
@@ -49,6 +50,7 @@ pub mod fence;
 pub mod heartbeat;
 pub mod hex;
 pub mod hold;
+mod jitter;
 pub mod layout;
 pub mod liveness;
 pub mod log;

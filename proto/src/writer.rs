@@ -98,8 +98,7 @@ impl Writer {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
         let mut tries = 0;
         loop {
-            store.claimed(epoch)?;
-            let end = LogEnd::read(&*store, &keys)?;
+            let end = Self::end_behind_claim(&*store, &keys, epoch)?;
             end.expect_directory(&*store, &claimant.directory)?;
             match Self::go_on(store.clone(), keys.clone(), claimant.clone(), epoch, &end, now) {
                 // An older writer was faster once more. It sees the claim soon, and its record counts.
@@ -125,8 +124,7 @@ impl Writer {
         now: TimeMs,
     ) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
-        store.claimed(epoch)?;
-        let end = LogEnd::read(&*store, &keys)?;
+        let end = Self::end_behind_claim(&*store, &keys, epoch)?;
         let (at, found) = (restored.position, end.position);
         let gone_on = Error::Refused {
             what: format!(
@@ -159,13 +157,18 @@ impl Writer {
     /// Where the log cannot be read.
     pub fn roll_back(store: Arc<dyn Store>, keys: KeyRing, claimant: Claimant) -> Result<Self> {
         let epoch = fence::claim(&*store, &keys, &claimant)?;
-        store.claimed(epoch)?;
-        let end = LogEnd::read(&*store, &keys)?;
+        let end = Self::end_behind_claim(&*store, &keys, epoch)?;
         store.sync(&end.segment.to_string())?;
         let mut writer = Self::new(store, keys, claimant, epoch);
         writer.generation = end.position.generation;
         writer.end = (end.position.seq, end.position.chain);
         Ok(writer)
+    }
+
+    /// Where the log ends, of which `epoch` was just claimed: what was read before that may have been gone on from.
+    fn end_behind_claim(store: &dyn Store, keys: &KeyRing, epoch: u32) -> Result<LogEnd> {
+        store.claimed(epoch)?;
+        LogEnd::read(store, keys)
     }
 
     fn go_on(

@@ -113,7 +113,9 @@ impl Life {
         self.tally.pending_restored +=
             u32::from(matches!(standing, Some(Standing::Pending { .. })));
         self.workload.restarted();
-        if standing == Some(Standing::Committed) && self.rng.u8(..12) == 0 {
+        // A database that is still empty has no table to write to.
+        let is_written = self.node.ledger().committed_version().is_some();
+        if standing == Some(Standing::Committed) && is_written && self.rng.u8(..12) == 0 {
             self.get_ahead();
         }
         if self.rng.u8(..4) == 0 {

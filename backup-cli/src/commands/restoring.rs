@@ -56,14 +56,10 @@ impl Dest {
 
     /// Refuses where anything of a database is there already, or a lightningd runs.
     pub fn refuse_existing(&self, what: &str) -> Result<()> {
-        let named = |suffix: &str| {
-            let mut name = self.database.clone().into_os_string();
-            name.push(suffix);
-            PathBuf::from(name)
-        };
         let is_empty = is_empty(&self.database);
-        for path in ["", "-journal", "-wal", "-shm"].map(named) {
-            let is_left = is_empty && (path == self.database || path == journal_of(&self.database));
+        for suffix in ["", JOURNAL, "-wal", "-shm"] {
+            let path = beside(&self.database, suffix);
+            let is_left = is_empty && ["", JOURNAL].contains(&suffix);
             if path.symlink_metadata().is_ok() && !is_left {
                 return Err(Failure::new(
                     format!("failed to {what}: '{}' already exists", path.display()),
@@ -88,9 +84,12 @@ fn is_empty(database: &Path) -> bool {
     database.symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == 0)
 }
 
-fn journal_of(database: &Path) -> PathBuf {
+/// What SQLite calls its rollback journal: the database's name, and this.
+const JOURNAL: &str = "-journal";
+
+fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
-    name.push("-journal");
+    name.push(suffix);
     name.into()
 }
 
@@ -310,7 +309,7 @@ fn make_startable(
 pub fn publish(temporary: &Path, database: &Path) -> Result<()> {
     if is_empty(database) {
         // The journal goes first: it must never meet another database.
-        for path in [journal_of(database), database.to_owned()] {
+        for path in [beside(database, JOURNAL), database.to_owned()] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(Failure::file("replace", &path)(error));

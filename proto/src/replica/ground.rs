@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::NamedDestination;
 use crate::error::Result;
+use crate::jitter::jittered;
 use crate::seal::StoreId;
 use crate::store::Store;
 
@@ -86,13 +87,9 @@ impl Ground {
         }
     }
 
-    /// A pause that does not end at the same moment as everybody else's.
+    /// The same pause, jittered; in a simulation nothing but the seed decides.
     pub(super) fn jittered(&self, pause: Duration) -> Duration {
-        if self.0.is_some() {
-            return pause;
-        }
-        let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
-        pause / 2 + pause.mul_f64(f64::from(jitter) / 510.0)
+        if self.0.is_some() { pause } else { jittered(pause) }
     }
 
     /// A bell that is heard on this ground.

@@ -261,11 +261,11 @@ impl Replicas {
         what: impl Fn(&Arc<dyn Store>) -> Result<(), StoreError> + Clone + Send + 'static,
     ) -> Result<(), StoreError> {
         let answers = self.ask(GRACE, what);
-        self.expect(self.quorum.policy.to_acknowledge(), action, object, answers)
+        self.require(self.quorum.policy.to_acknowledge(), action, object, answers)
     }
 
     /// Whether so many of the places that count have answered well. If so, the others are brought up later.
-    fn expect(
+    fn require(
         &self,
         needed: usize,
         action: &'static str,

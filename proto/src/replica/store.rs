@@ -144,7 +144,7 @@ impl Store for Replicas {
     fn sync(&self, name: &str) -> Result<(), StoreError> {
         let object = name.to_owned();
         let answers = self.ask(GRACE, move |store| store.sync(&object));
-        self.expect(1, "sync", name, answers)
+        self.require(1, "sync", name, answers)
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -190,7 +190,7 @@ impl NewObject for Everywhere<'_> {
             Some((index, committed.map_err(Some)))
         });
         let needed = replicas.quorum.policy.to_acknowledge();
-        replicas.expect(needed, "create", &name, answers.collect())
+        replicas.require(needed, "create", &name, answers.collect())
     }
 }
 

@@ -24,6 +24,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 pub use self::proof::{Digest, DigestOf, Expected, Proofs, Proven};
+pub use self::standby::reached;
 use self::state::{State, StateHead};
 use crate::capture::version_of;
 use crate::error::{Error, Result};
@@ -34,7 +35,7 @@ use crate::record::Base;
 use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::replay::{self, Guard, Replay, sqlite_error};
 use crate::restore::{PageFile, Plan, Progress};
-use crate::seal::{Chain, KeyRing, StoreId};
+use crate::seal::{Chain, KeyRing};
 use crate::snapshot::{self, Content, HeaderFields, Pages};
 use crate::store::{Store, UNSYNCED_MAX};
 use crate::version::DataVersion;
@@ -328,19 +329,6 @@ pub fn database_in(folder: &Path) -> PathBuf {
 /// True where `error` may come of a shadow that is not in order: made anew, it may be right.
 pub fn may_be_wrong(error: &Error) -> bool {
     matches!(error, Error::Database { .. } | Error::Damaged { .. } | Error::Differs { .. })
-}
-
-/// Generation and seq of the newest batch in the shadow that `folder` holds, if it holds one of this log.
-///
-/// # Errors
-/// [`Error::Refused`] where another process uses the folder. Where it cannot be written to.
-pub fn reached(folder: &Path, log: StoreId) -> Result<Option<(u32, u64)>> {
-    let state = State::read(&folder.join(STATE)).filter(|state| state.head.store_id == log);
-    let Some(state) = state else { return Ok(None) };
-    let _lock = lock(folder)?;
-    let generation = state.head.generation;
-    let opened = reopen(&folder.join(DATABASE), state)?;
-    Ok(opened.map(|(.., after)| (generation, after.seq)))
 }
 
 /// Makes the folder this process's own, and looks up what a shadow in it would be made from.

@@ -6,14 +6,15 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::{Shadow, begin, checkpoint, place, state_of};
+use super::state::State;
+use super::{DATABASE, STATE, Shadow, begin, checkpoint, lock, place, reopen, state_of};
 use crate::capture::version_of;
 use crate::error::{Error, Result};
 use crate::log::{self, LogReader};
 use crate::restore::batches::{Committed, CommittedBatch};
 use crate::restore::replay::{Replay, sqlite_error};
 use crate::restore::{self, Restored};
-use crate::seal::KeyRing;
+use crate::seal::{KeyRing, StoreId};
 use crate::snapshot::HeaderFields;
 use crate::store::{Store, sync_parent};
 use crate::version::DataVersion;
@@ -21,6 +22,19 @@ use crate::version::DataVersion;
 /// Where the fields of [`HeaderFields::journal`] are in a database file.
 const JOURNAL_OFFSET: u64 = 18;
 const SYNC: &str = "sync the folder of";
+
+/// Generation and seq of the newest batch in the shadow that `folder` holds, if it holds one of this log.
+///
+/// # Errors
+/// [`Error::Refused`] where another process uses the folder. Where it cannot be written to.
+pub fn reached(folder: &Path, log: StoreId) -> Result<Option<(u32, u64)>> {
+    let state = State::read(&folder.join(STATE)).filter(|state| state.head.store_id == log);
+    let Some(state) = state else { return Ok(None) };
+    let _lock = lock(folder)?;
+    let generation = state.head.generation;
+    let opened = reopen(&folder.join(DATABASE), state)?;
+    Ok(opened.map(|(.., after)| (generation, after.seq)))
+}
 
 impl<'s> Shadow<'s> {
     /// As [`open`](Self::open), for one that will not publish: also of a history on which there is a hold.

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use super::connect::Connection;
 use super::remote_error::{broke_off, explain, io_error};
+use crate::jitter::jittered;
 use crate::layout;
 use crate::seal::HEADER_LEN;
 use crate::store::parts::{Part, Partial, Parts};
@@ -422,7 +423,5 @@ fn join(folder: &str, name: &str) -> String {
 
 /// How long to wait before try `attempt` + 1: longer each time, and not at the same moment as everybody else.
 fn pause(attempt: u32) -> Duration {
-    let full = Duration::from_millis(50 << attempt.min(6));
-    let jitter = crate::seal::random_token::<1>().map_or(128, |[byte]| byte);
-    full / 2 + full.mul_f64(f64::from(jitter) / 510.0)
+    jittered(Duration::from_millis(50 << attempt.min(6)))
 }

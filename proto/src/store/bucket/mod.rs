@@ -51,11 +51,14 @@ const HEADERS_KEPT: usize = 1 << 16;
 /// Times that parts are listed again where they changed before their headers were read.
 const TAIL_TRIES: usize = 20;
 
+/// Makes one more connection to the same place.
+type Connect = Box<dyn Fn() -> Result<Client, StoreError> + Send + Sync>;
+
 /// A prefix of a bucket that keeps objects.
 pub struct BucketStore {
     client: Client,
-    /// Connects once more, for the lane.
-    connect: Box<dyn Fn() -> Result<Client, StoreError> + Send + Sync>,
+    /// For the lane.
+    connect: Connect,
     /// What appends go through, once there are any.
     lane: OnceLock<Arc<Lane>>,
     /// Whether creates are exclusive; probed once, when it matters.
@@ -86,10 +89,7 @@ impl BucketStore {
         Self::of(client, Box::new(move || Ok(lane.clone())))
     }
 
-    fn of(
-        client: Client,
-        connect: Box<dyn Fn() -> Result<Client, StoreError> + Send + Sync>,
-    ) -> Self {
+    fn of(client: Client, connect: Connect) -> Self {
         Self {
             client,
             connect,
