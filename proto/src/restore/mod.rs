@@ -10,7 +10,7 @@ pub mod salvage;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use rusqlite::Connection;
 
@@ -126,19 +126,23 @@ fn replay_log(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(Read, Option<TimeMs>)> {
     let (sender, receiver) = sync_channel(PARCELS);
+    let (executed, used) = channel();
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read_log(store, keys, plan, &sender));
+        let parcels = Parcels { sender, used };
+        let reader = scope.spawn(move || read_log(store, keys, plan, &parcels));
         let mut time = None;
         let mut applied = Ok(());
         'parcels: for parcel in receiver {
-            for batch in parcel {
-                applied = replay.apply(&batch);
+            for batch in &parcel {
+                applied = replay.apply(batch);
                 if applied.is_err() {
                     break 'parcels;
                 }
                 time = Some(batch.time);
             }
             progress(Progress::Batches(replay.batches));
+            // Where it has read everything there is nobody to take it.
+            let _ = executed.send(parcel);
         }
         let read = reader.join().unwrap_or_else(|_| Err(stopped()));
         applied?;
@@ -148,13 +152,23 @@ fn replay_log(
     })
 }
 
+/// Decoded batches on their way to the other half, and what comes back executed.
+struct Parcels {
+    sender: SyncSender<Vec<CommittedBatch>>,
+    used: Receiver<Vec<CommittedBatch>>,
+}
+
+impl Parcels {
+    /// An error where the other half has given up: it says why.
+    fn send(&self, parcel: Vec<CommittedBatch>) -> Result<()> {
+        // Memory goes back where it came from: two threads that hand each other blocks wait for each other.
+        self.used.try_iter().for_each(drop);
+        self.sender.send(parcel).map_err(|_| stopped())
+    }
+}
+
 /// Sends what is behind the snapshots, up to the target, in parcels.
-fn read_log(
-    store: &dyn Store,
-    keys: &KeyRing,
-    plan: &Plan,
-    sender: &SyncSender<Vec<CommittedBatch>>,
-) -> Result<Read> {
+fn read_log(store: &dyn Store, keys: &KeyRing, plan: &Plan, parcels: &Parcels) -> Result<Read> {
     let generation = plan.generation;
     if let Some(Mark { seq, chain }) = plan.point_alone() {
         let position = Position { generation, seq, chain };
@@ -183,8 +197,7 @@ fn read_log(
         parcel.push(batch);
         if parcel_bytes >= PARCEL_BYTES {
             parcel_bytes = 0;
-            // The other half has given up: it says why.
-            sender.send(std::mem::take(&mut parcel)).map_err(|_| stopped())?;
+            parcels.send(std::mem::take(&mut parcel))?;
         }
         Ok(())
     });
@@ -205,7 +218,7 @@ fn read_log(
     if !passed {
         return Err(plan.not_a_batch(held));
     }
-    sender.send(parcel).map_err(|_| stopped())?;
+    parcels.send(parcel)?;
     let nothing =
         || Error::Nothing { store: store.label().into(), what: "the log has no record".into() };
     Ok(Read { position: position.ok_or_else(nothing)?, voided, stopped: reached.is_some() })
