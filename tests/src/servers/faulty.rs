@@ -17,7 +17,7 @@ const SLOW_DOWN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
     <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
 
 /// What happens to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Fault {
     /// Nothing: it is forwarded and answered.
     Pass,
@@ -33,6 +33,8 @@ pub enum Fault {
     Delay(Duration),
     /// It is forwarded so much later, whether or not its sender is still there.
     Late(Duration),
+    /// It is forwarded once this is true, whether or not its sender is still there.
+    Held(&'static AtomicBool),
     /// It is forwarded; the connection ends after half of the answer's body.
     CutBody,
 }
@@ -196,6 +198,11 @@ impl Shared {
             match fault {
                 Fault::LoseRequest => return Ok(()),
                 Fault::Late(time) => thread::sleep(time),
+                Fault::Held(until) => {
+                    while !until.load(Ordering::Acquire) {
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                }
                 _ => {}
             }
             let (mut answer, mut answered) = match fault {
@@ -210,7 +217,11 @@ impl Shared {
                 }
                 Fault::FailAfterwards => (answer, answered) = unavailable(),
                 Fault::Delay(time) => thread::sleep(time),
-                Fault::Pass | Fault::LoseRequest | Fault::SlowDown | Fault::Late(_) => {}
+                Fault::Pass
+                | Fault::LoseRequest
+                | Fault::SlowDown
+                | Fault::Late(_)
+                | Fault::Held(_) => {}
             }
             if has_no_body(&method, &answer) {
                 answered.clear();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -143,15 +144,17 @@ fn a_record_that_arrives_after_the_restore_is_not_acknowledged() {
     let dest = elsewhere(&backed, "restored");
     fs::write(backed.network_file("backup-credentials"), endpoint(&proxy.env)).unwrap();
     let (mut node, _) = running(&backed, 3);
-    let (late, before) = (Duration::from_secs(3), proxy.count("PUT"));
+    static RESTORED: AtomicBool = AtomicBool::new(false);
+    let before = proxy.count("PUT");
     proxy.plan(move |request| match request.method == "PUT" {
-        true => Fault::Late(late),
+        true => Fault::Held(&RESTORED),
         false => Fault::Pass,
     });
     let batch = node.begin(&marked("late")).unwrap();
     let id = node.send_write(&batch).unwrap();
     wait_for("the record", || (proxy.count("PUT") > before).then_some(()));
     restore(&backed, &dest);
+    RESTORED.store(true, Ordering::Release);
     let answer = node.answer(&id, Duration::from_secs(30)).unwrap();
     let message = node.settle(answer).unwrap().expect_refused();
     expect_the_heir_goes_on(&backed, &mut node, &message, dest);
