@@ -156,3 +156,134 @@ fn a_settings_batch_is_one_of_pragmas_alone() {
     assert!(!is_settings(&["INSERT INTO t VALUES ('PRAGMA ')"]));
     assert!(!is_settings::<&str>(&[]));
 }
+
+fn encoded(encoder: &mut Encoder, batch: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encoder.encode(batch, &mut bytes);
+    bytes
+}
+
+/// docs/format.md, 8.2: what changed since a shape's last use, and nothing else.
+#[test]
+fn a_batch_is_the_bytes_that_the_format_says() {
+    let mut encoder = Encoder::default();
+    let first = encoded(&mut encoder, &["SET a=5 WHERE b=x'0a'", "SET a=300 WHERE b=x'0a'", "SET"]);
+    let shape = b"SET a=\x01 WHERE b=\x03";
+    // Three statements; a new shape of 17 bytes with both values; shape 0 with the first one changed; a new shape.
+    let mut wanted = vec![3, 1, 17];
+    wanted.extend_from_slice(shape);
+    wanted.extend_from_slice(&[1, 5, 1, 0x0a]);
+    wanted.extend_from_slice(&[2, 0b01, 2, 0xac, 0x02]);
+    wanted.extend_from_slice(b"\x01\x03SET");
+    assert_eq!(first, wanted);
+    // The next batch of the segment goes on from there; what cannot be split is text.
+    let second = encoded(&mut encoder, &["SET a=300 WHERE b=x'0b'", "SET '"]);
+    assert_eq!(second, [&[2, 2, 0b10, 1, 0x0b, 0, 5][..], b"SET '"].concat());
+}
+
+#[test]
+fn values_that_are_too_long_leave_nothing_to_differ_from() {
+    let mut encoder = Encoder::default();
+    let long = "y".repeat(REMEMBERED_BYTES_MAX + 1);
+    encoded(&mut encoder, &[&format!("SET a='{long}'")]);
+    assert_eq!(encoded(&mut encoder, &["SET a='b'"]), b"\x01\x02\x01b");
+    assert_eq!(encoded(&mut encoder, &["SET a='b'"]), [1, 2, 0]);
+    // Those of a later use leave what was remembered before.
+    encoded(&mut encoder, &[&format!("SET a='{long}'")]);
+    assert_eq!(encoded(&mut encoder, &["SET a='b'"]), [1, 2, 0]);
+}
+
+#[test]
+fn an_integer_beyond_63_bits_is_malformed() {
+    use lockstep_proto::batch::wire::put_varint;
+    for (value, is_one) in [(i64::MAX as u64, true), (1 << 63, false), (u64::MAX, false)] {
+        let mut integer = Vec::new();
+        put_varint(&mut integer, value);
+        let bytes = [b"\x01\x01\x07SET a=\x01", &[integer.len() as u8][..], &integer].concat();
+        assert_eq!(decode(&mut Decoder::default(), &bytes).is_ok(), is_one, "{value}");
+    }
+    // One more byte than the integer has.
+    let bytes = b"\x01\x01\x07SET a=\x01\x02\x05\x00";
+    assert!(decode(&mut Decoder::default(), bytes).is_err());
+}
+
+#[test]
+fn no_more_shapes_are_read_than_are_written() {
+    let longest = [&[1, 1, 0x80, 0x80, 4][..], &[b'a'; 65_536]].concat();
+    assert_eq!(decode(&mut Decoder::default(), &longest).unwrap(), ["a".repeat(65_536)]);
+    let longer = [&[1, 1, 0x81, 0x80, 4][..], &[b'a'; 65_537]].concat();
+    assert!(decode(&mut Decoder::default(), &longer).is_err());
+    let mut decoder = Decoder::default();
+    for number in 0..SHAPES_MAX {
+        let shape = format!("{number:04}");
+        decode(&mut decoder, &[&[1, 1, 4][..], shape.as_bytes()].concat()).unwrap();
+    }
+    assert!(decode(&mut decoder, b"\x01\x01\x04more").is_err());
+}
+
+#[test]
+fn a_blob_with_a_wrong_digit_anywhere_comes_back() {
+    for len in [2, 32, 34, 64, 66] {
+        for at in 0..len {
+            for wrong in [":", "/", "g", "`", "A", "G", "\u{e9}"] {
+                let mut digits = "a5".repeat(len / 2);
+                digits.replace_range(at..=at, wrong);
+                round_trip(&[vec![format!("SET a=x'{digits}'")]]);
+            }
+        }
+        for wrong in ["GG", "::", "gg"] {
+            let digits = format!("{wrong}{}", "a5".repeat(len / 2 - 1));
+            round_trip(&[vec![format!("SET a=x'{digits}'")]]);
+        }
+    }
+}
+
+#[test]
+fn what_is_quoted_or_a_comment_holds_no_values() {
+    for word in ["\"a 1 x'00'\"", "`a 1`", "[a 1 'b']", "-- 1 'b\n", "/* 1 'b */", "\"a\"\"1\""] {
+        assert_eq!(shape_of(&format!("SET {word} =2")).markers(), [1], "{word}");
+        assert_eq!(shape_of(&format!("SET a=2 {word}")).markers(), [1], "{word}");
+    }
+    assert_eq!(shape_of("SET a=1 - 2 / 3").markers(), [1, 1, 1]);
+}
+
+#[test]
+fn only_an_integer_in_its_one_spelling_is_a_value() {
+    for number in ["1.5", "1.", ".5", "007", "0x10", "1e5", "5x", "t1", "9223372036854775808"] {
+        assert!(shape_of(&format!("SET a={number}")).markers().is_empty(), "{number}");
+    }
+    for number in ["0", "7", "12", "305", "9223372036854775807"] {
+        assert_eq!(shape_of(&format!("SET a={number}")).markers(), [1], "{number}");
+    }
+    assert_eq!(shape_of("5").markers(), [1]);
+}
+
+#[test]
+fn what_would_pass_for_a_marker_is_kept_as_text() {
+    let (mut bytes, mut values) = (Vec::new(), Values::default());
+    for marker in ['\0', '\u{1}', '\u{2}', '\u{3}'] {
+        for place in [format!("a{marker}"), format!("x'{marker}'"), format!("/*{marker}*/")] {
+            let sql = format!("SET {place}");
+            assert!(!split(&sql, &mut bytes, &mut values), "{sql:?}");
+            round_trip(&[vec![sql]]);
+        }
+    }
+    for kept in ["a\u{4}", "x'A'", "x'\u{4}'", "/*\u{4}*/", "'\u{3}'"] {
+        assert!(split(&format!("SET {kept}"), &mut bytes, &mut values), "{kept:?}");
+    }
+}
+
+#[test]
+fn an_integer_has_one_form_of_64_bits_at_most() {
+    use lockstep_proto::batch::wire::{put_varint, take_varint};
+    for value in [0, 1, 127, 128, 300, u64::MAX >> 1, u64::MAX] {
+        let mut bytes = Vec::new();
+        put_varint(&mut bytes, value);
+        assert_eq!(take_varint(&bytes), Some((value, &[][..])));
+    }
+    let ten = |last| [[0xff; 9].as_slice(), &[last]].concat();
+    assert_eq!(take_varint(&ten(1)), Some((u64::MAX, &[][..])));
+    assert_eq!(take_varint(&ten(2)), None, "65 bits");
+    assert_eq!(take_varint(&ten(0)), None, "not its shortest form");
+    assert_eq!(take_varint(&[0x80]), None, "cut short");
+}
