@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::log::{LogEnd, LogReader, Position};
+use lockstep_proto::log::{self, After, LogEnd, LogReader, Position};
 use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
-use lockstep_proto::seal::{Chain, Header, KeyRing, ObjectKind, StoreId};
+use lockstep_proto::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, StoreId};
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, RestoredState, Writer};
@@ -134,6 +134,7 @@ fn a_node_that_was_quiet_before_it_ended_wrote_its_database_itself() {
     let end = LogEnd::read(&log.store, &log.keys).unwrap();
     assert!(end.head.in_doubt && end.closed);
     assert!(end.explains(1), "it was last written to with the newest batch");
+    assert!(end.explains(65_000), "its last commit took a while");
     assert!(!end.explains(66_000), "somebody wrote to it afterwards");
 }
 
@@ -158,6 +159,26 @@ fn of_two_that_claim_at_once_each_gets_its_own_epoch() {
     let hidden = format!("epochs/{first:08x}");
     log.store.0.lock().unwrap().unlisted.insert(hidden);
     assert_eq!(claim("a"), first + 1);
+}
+
+/// The writer before looks for the epoch behind its own: none may be left out.
+#[test]
+fn a_claim_that_cannot_be_written_leaves_no_epoch_out() {
+    let (log, mut old) = Log::new();
+    let claimant = Claimant::this_process("test", "node", "a", 1).unwrap();
+    log.fail_next(0, Fault::Before);
+    let failed = fence::claim(&log.store, &log.keys, &claimant);
+    assert!(matches!(failed, Err(Error::Store(_))), "{failed:?}");
+    assert_eq!(fence::claim(&log.store, &log.keys, &claimant).unwrap(), old.epoch() + 1);
+    assert!(matches!(log.append(&mut old, 2), Err(Error::Fenced { .. })));
+}
+
+#[test]
+fn another_claim_of_one_process_has_a_token_and_a_time_of_its_own() {
+    let first = Claimant::this_process("test", "node", "a", 1).unwrap();
+    let second = first.renewed(2).unwrap();
+    assert_ne!(second.token, first.token);
+    assert_eq!(second, Claimant { token: second.token.clone(), time: 2, ..first });
 }
 
 #[test]
@@ -277,4 +298,73 @@ fn after_a_restore_nothing_is_in_doubt() {
     log.take_over("b", restored.position, 1, 9).unwrap().close(1);
     let mut b = log.open("b").unwrap();
     assert!(matches!(log.append(&mut b, 1), Err(Error::Behind { .. })));
+}
+
+/// A snapshot says at which record it was made, and what the log had proved by then.
+#[test]
+fn a_log_that_does_not_lead_on_from_where_a_snapshot_was_made_is_refused() {
+    let (log, mut writer) = Log::new();
+    log.append(&mut writer, 2).unwrap();
+    writer.close(1);
+    let first = LogEnd::read(&log.store, &log.keys).unwrap().position;
+    log.append(&mut writer, 3).unwrap();
+    let end = LogEnd::read(&log.store, &log.keys).unwrap().position;
+    let segments = log::all_segments(&log.store).unwrap();
+    assert_eq!(segments.len(), 2);
+    let read = |after: After, from: usize| {
+        let reader = LogReader::new(&log.store, &log.keys);
+        reader.read_from(Some(after), &segments[from..], &mut Committed::new(|_| Ok(())))
+    };
+    let other = [0xee; 32];
+    for (at, from) in [(first, 0), (first, 1), (end, 0), (end, 1)] {
+        assert_eq!(read(at.mark().into(), from).unwrap(), Some(end));
+        assert_eq!(read(After::new(at.seq, &at.chain.0[..4]), from).unwrap(), Some(end));
+        assert!(matches!(read(After::new(at.seq, &other), from), Err(Error::Damaged { .. })));
+    }
+    // Records are missing between the snapshot and the log, or the snapshot is ahead of it.
+    let missing = read(After::new(first.seq - 1, &other), 1);
+    assert!(matches!(missing, Err(Error::Damaged { .. })), "{missing:?}");
+    let ahead = read(After::new(end.seq + 1, &other), 0);
+    assert!(matches!(ahead, Err(Error::Damaged { .. })), "{ahead:?}");
+}
+
+#[test]
+fn a_segment_that_is_full_is_followed_by_another() {
+    let (log, mut writer) = Log::new();
+    writer.set_segment_bytes(1);
+    for version in 2..5 {
+        log.append(&mut writer, version).unwrap();
+    }
+    assert_eq!(log::all_segments(&log.store).unwrap().len(), 4);
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 1)", "(3, 1)", "(4, 1)"]);
+    let (_, whole) = Log::new();
+    assert!(whole.appended_bytes() > 0 && writer.appended_bytes() > 2 * whole.appended_bytes());
+}
+
+#[test]
+fn a_writer_counts_the_bytes_that_it_appended() {
+    let (log, writer) = Log::new();
+    let segments = log::all_segments(&log.store).unwrap();
+    let stored: u64 = segments.iter().map(|entry| entry.size - HEADER_LEN as u64).sum();
+    assert_eq!(writer.appended_bytes(), stored);
+}
+
+/// What is there in place of a new segment is not this writer's to remove.
+#[test]
+fn an_object_in_the_way_of_a_segment_stays() {
+    let next_segment = |in_its_way: Option<&str>| {
+        let (log, mut writer) = Log::new();
+        if let Some(name) = in_its_way {
+            log.store.create(name, b"somebody's").unwrap();
+        }
+        writer.set_segment_bytes(1);
+        let appended = log.append(&mut writer, 2);
+        (log, appended)
+    };
+    let (log, appended) = next_segment(None);
+    appended.unwrap();
+    let name = log::all_segments(&log.store).unwrap()[1].name.to_string();
+    let (log, appended) = next_segment(Some(&name));
+    appended.unwrap_err();
+    assert_eq!(log.store.read(&name).unwrap(), b"somebody's");
 }
