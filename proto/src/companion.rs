@@ -275,6 +275,18 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_file_is_taken_with_its_permissions_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        fs::write(&path, "x".repeat(FILE_MAX as usize)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let (set, unread) = read(folder.path(), &["config"], None);
+        assert_eq!((names(&set), unread.len()), (vec!["config"], 0));
+        assert_eq!(set.files[0].mode, 0o640);
+    }
+
+    #[test]
     fn the_newest_set_counts_and_old_ones_go() {
         let (folder, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = FileStore::create_root(place.path()).unwrap();

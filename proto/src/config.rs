@@ -486,6 +486,42 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_is_in_the_file_where_it_is_not_the_usual_one() {
+        let destination = NamedDestination::new("nas", "/backup".parse().unwrap());
+        let mut lock = LockFile::new(StoreId([1; 16]), "here".into(), vec![destination], None);
+        let again = |lock: &LockFile| {
+            let text = serde_json::to_string(lock).unwrap();
+            assert_eq!(serde_json::from_str::<LockFile>(&text).unwrap(), *lock);
+            text
+        };
+        let usual = again(&lock);
+        for setting in ["heartbeat_s", "retention", "compaction", "files"] {
+            assert!(!usual.contains(setting), "{setting}");
+        }
+        lock.heartbeat_s = 7;
+        lock.compaction.tail_bytes = 7;
+        let text = again(&lock);
+        assert!(
+            text.contains(r#""heartbeat_s":7"#) && text.contains(r#""tail_bytes":7"#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_log_names_its_places_where_there_are_several() {
+        let place = |name: &str| NamedDestination::new(name, "/backup".parse().unwrap());
+        let lock = |places| {
+            LockFile::new(StoreId([1; 16]), "here".into(), places, None).known_destinations()
+        };
+        assert!(lock(vec![place("a")]).is_empty());
+        let named: Vec<_> =
+            lock(vec![place("a"), place("b")]).named.into_iter().map(|known| known.name).collect();
+        assert_eq!(named, ["a", "b"]);
+        let places = ["a", "b", "c"].map(place).to_vec();
+        assert_eq!(lock(places).named.len(), 3);
+    }
+
+    #[test]
     fn a_setting_that_is_none_is_refused_by_name() {
         let error = read(r#"{"tail_byte": 7}"#).unwrap_err().to_string();
         assert!(error.contains("tail_byte"), "{error}");

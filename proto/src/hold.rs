@@ -136,4 +136,13 @@ mod tests {
         hold.release(&store).unwrap();
         assert!(Hold::list(&store).unwrap().is_empty());
     }
+
+    #[test]
+    fn a_hold_that_cannot_be_placed_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::create_root(folder.path()).unwrap();
+        // In the way of its folder.
+        std::fs::write(folder.path().join(layout::HOLDS), "").unwrap();
+        assert!(Hold { generation: 3, seq: 77, time: 5 }.place(&store).is_err());
+    }
 }

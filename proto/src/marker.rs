@@ -77,3 +77,20 @@ impl Marker {
         Err(Error::OtherStore { object: MARKER.into(), expected, found: self.store_id })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_of_another_store_is_refused_by_both_names() {
+        let marker = Marker::new(StoreId([1; 16]), 5);
+        assert!(marker.require(StoreId([1; 16])).is_ok());
+        match marker.require(StoreId([2; 16])) {
+            Err(Error::OtherStore { expected, found, .. }) => {
+                assert_eq!((expected, found), (StoreId([2; 16]), StoreId([1; 16])));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}

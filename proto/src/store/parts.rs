@@ -263,6 +263,23 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_is_missing_is_named() {
+        let partial = |seqs: &[u64]| {
+            let parts = seqs.iter().map(|&seq| Part { seq, size: 200 }).collect();
+            Partial { name: name(3), owned: false, parts }
+        };
+        assert_eq!(partial(&[3, 4, 5]).check_gapless(), Ok(()));
+        assert!(partial(&[3, 5]).check_gapless().unwrap_err().contains("seq 4 is missing"));
+        assert!(partial(&[4, 5]).check_gapless().unwrap_err().contains("seq 3 is missing"));
+    }
+
+    #[test]
+    fn parts_of_either_kind_are_parts() {
+        assert!(!parts(&[(None, 3, 200)]).is_empty());
+        assert!(!parts(&[(Some((1, 0)), 3, 200)]).is_empty());
+    }
+
+    #[test]
     fn other_objects_are_no_parts() {
         let mut parts = Parts::default();
         for other in ["", "0.part", "000000000000000g.part", "0000000000000001-1-1.part"] {
