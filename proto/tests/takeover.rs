@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::log::{self, After, LogEnd, LogReader, Position};
-use lockstep_proto::record::{Start, StartReason};
+use lockstep_proto::layout::SegmentName;
+use lockstep_proto::log::{self, After, Beginnings, LoadedSegment, LogEnd, LogReader, Position};
+use lockstep_proto::record::{Head, Start, StartReason};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::seal::{Chain, HEADER_LEN, Header, KeyRing, ObjectKind, StoreId};
@@ -367,4 +368,59 @@ fn an_object_in_the_way_of_a_segment_stays() {
     let (log, appended) = next_segment(Some(&name));
     appended.unwrap_err();
     assert_eq!(log.store.read(&name).unwrap(), b"somebody's");
+}
+
+/// Its writer died before the header was durable: then nothing is behind it. Otherwise it is damage.
+#[test]
+fn a_segment_without_a_whole_header_is_none_where_nothing_is_behind_it() {
+    let (log, _) = Log::new();
+    let name = log::all_segments(&log.store).unwrap()[0].name;
+    let whole = log.store.read(&name.to_string()).unwrap();
+    let load = |bytes: Vec<u8>| {
+        log.store.0.lock().unwrap().objects.insert(name.to_string(), bytes);
+        LoadedSegment::load(&log.store, &log.keys, name).map(|found| found.is_some())
+    };
+    assert!(load(whole.clone()).unwrap());
+    assert!(!load(Vec::new()).unwrap());
+    assert!(!load(whole[..HEADER_LEN - 1].to_vec()).unwrap());
+    let mut damaged = whole.clone();
+    damaged[20] ^= 1;
+    assert!(matches!(load(damaged.clone()), Err(Error::Damaged { .. })));
+    damaged[HEADER_LEN..].fill(0);
+    assert!(!load(damaged).unwrap(), "zeros are nothing");
+}
+
+#[test]
+fn where_a_log_begins_is_noted_once_for_each_generation() {
+    let store = SimStore::default();
+    let noted = || -> Vec<String> {
+        store.list("beginnings").unwrap().into_iter().map(|entry| entry.name).collect()
+    };
+    for (generation, at) in [(1, (1, 1)), (2, (1, 2)), (1, (2, 0)), (1, (2, 0)), (1, (1, 7))] {
+        Beginnings::note(&store, generation, at).unwrap();
+    }
+    // The last one came late: it is of no use, and in nobody's way.
+    let names = ["00000001-00000001-00000007", "00000001-00000002-00000000"];
+    assert_eq!(noted(), [&names[..], &["00000002-00000001-00000002"]].concat());
+    let beginnings = Beginnings::read(&store).unwrap();
+    let left_out = |generation, epoch, index| {
+        beginnings.leaves_out(&SegmentName { generation, epoch, index, first_seq: 1 })
+    };
+    assert!(left_out(1, 1, 9) && !left_out(1, 2, 0) && !left_out(1, 2, 1));
+    assert!(left_out(2, 1, 1) && !left_out(2, 1, 2) && !left_out(3, 0, 0));
+    let at = store.0.lock().unwrap().operations;
+    store.0.lock().unwrap().fail_at = Some((at, Fault::Before));
+    assert!(Beginnings::note(&store, 4, (1, 0)).is_err());
+}
+
+#[test]
+fn a_database_is_at_the_head_or_right_before_a_batch_in_doubt() {
+    let (log, _) = Log::new();
+    let end = LogEnd::read(&log.store, &log.keys).unwrap();
+    let batch = end.head.batch_seq.unwrap();
+    let at = |end: &LogEnd| [0, 1, 2].map(|version| end.seq_of(DataVersion(version)));
+    assert_eq!(at(&end), [Some(batch - 1), Some(end.position.seq), None]);
+    let committed = Head { in_doubt: false, ..end.head };
+    let end = LogEnd { head: committed, ..end };
+    assert_eq!(at(&end), [None, Some(end.position.seq), None]);
 }
