@@ -193,6 +193,16 @@ fn values_that_are_too_long_leave_nothing_to_differ_from() {
     assert_eq!(encoded(&mut encoder, &["SET a='b'"]), [1, 2, 0]);
 }
 
+/// Of lightningd's tables some have more columns than a byte has bits.
+#[test]
+fn any_of_many_values_may_change() {
+    let row = |changed: usize| {
+        let values: Vec<_> = (0..20).map(|at| u8::from(at == changed).to_string()).collect();
+        format!("INSERT INTO t VALUES ({})", values.join(", "))
+    };
+    round_trip(&(0..21).map(|changed| vec![row(20), row(changed)]).collect::<Vec<_>>());
+}
+
 #[test]
 fn an_integer_beyond_63_bits_is_malformed() {
     use lockstep_proto::batch::wire::put_varint;
