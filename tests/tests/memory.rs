@@ -8,7 +8,7 @@ use lockstep_tests::sim::{Node, Standing};
 use lockstep_tests::workload::{Workload, WorkloadConfig};
 
 const MIB: u64 = 1 << 20;
-const RESIDENT_MAX: u64 = 16 * MIB;
+const ALLOCATED_MAX: u64 = 8 * MIB;
 
 /// Bytes of the plugin that are in memory, or were at most.
 fn resident(node: &Node, field: &str) -> u64 {
@@ -32,12 +32,14 @@ fn the_plugin_stays_small_however_many_batches_there_are() {
     let mut sizes = Vec::new();
     for _ in 0..10 {
         Backed::write(&mut node, &mut workload, batches / 10);
-        sizes.push(resident(&node, "VmRSS"));
+        // What it allocated. The program's own code comes on top, which is larger where it is not optimised: the
+        // benchmarks have the whole of a release.
+        sizes.push(resident(&node, "RssAnon"));
     }
     let shown: Vec<String> = sizes.iter().copied().map(mib).collect();
-    println!("resident after each tenth of {batches} batches: {}", shown.join(", "));
+    println!("allocated after each tenth of {batches} batches: {}", shown.join(", "));
     let (half, last) = (sizes[4], sizes[9]);
-    assert!(last <= RESIDENT_MAX, "{} resident after {batches} batches", mib(last));
+    assert!(last <= ALLOCATED_MAX, "{} allocated after {batches} batches", mib(last));
     assert!(last <= half + MIB, "grows: {} at half, {} at the end", mib(half), mib(last));
     node.kill().unwrap();
     assert_eq!(backed.check(&node), Standing::Committed);
