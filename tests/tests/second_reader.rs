@@ -355,9 +355,12 @@ fn an_interrupted_write_is_told_from_damage_by_both() {
     // Cut in the end mark, before it, and in the frame; with zeros behind, and without.
     for (cut, lost) in [(1, 0), (8, 0), (9, 1), (700, 1)] {
         assert_eq!(judge(&whole[..end - cut]), Some(lost), "{cut} bytes cut off");
-        let mut zeros = whole.clone();
-        zeros[end - cut..].fill(0);
-        assert_eq!(judge(&zeros), Some(lost), "{cut} bytes are zeros");
+        // Where the first of them was zero before, and the frame's last, nothing is lost: one run in 256.
+        if whole[end - cut] != 0 {
+            let mut zeros = whole.clone();
+            zeros[end - cut..].fill(0);
+            assert_eq!(judge(&zeros), Some(lost), "{cut} bytes are zeros");
+        }
     }
     // A sector of the last frame that was not written; one wrong byte; a wrong end mark.
     let sector = (end - 1_000) / 512 * 512;
