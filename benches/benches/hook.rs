@@ -5,10 +5,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use lockstep_benches::bare;
 use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes, stored_bytes};
-use lockstep_tests::binaries;
 use lockstep_tests::testdir::TestDir;
+use lockstep_tests::{Batch, binaries};
 
 fn main() {
     if bare::run_if_asked() {
@@ -65,9 +66,10 @@ fn main() {
     let a_call = |time: Duration| time.as_secs_f64() * 1e6 / calls.len() as f64;
     let (user, kernel) = (a_call(user_after - user), a_call(kernel_after - kernel));
     let resident = plugin.resident_kib();
+    stored = stored_bytes(&store) - stored;
+    let mut large = large(&calls, &mut plugin);
     plugin.stop();
     bare.stop();
-    stored = stored_bytes(&store) - stored;
     let sql: usize = calls.iter().map(sql_bytes).sum();
 
     println!("\n{input}, {} MB of SQL", sql / 1_000_000);
@@ -99,8 +101,31 @@ fn main() {
     println!(
         "the same on average: {user:.0} µs in the program itself, {kernel:.0} µs in the kernel"
     );
+    println!(
+        "processor time of a call with 1 MiB of SQL, p50: {:.0} µs",
+        percentile(&mut large, 0.5)
+    );
     println!("stored bytes a byte of SQL: {:.4}", stored as f64 / sql as f64);
     println!("resident memory of the plugin at the end: {resident} KiB");
+}
+
+/// The plugin's processor time of calls with a blob of half a MiB, which is random, behind those that were there.
+fn large(before: &[Batch], plugin: &mut Plugin) -> Vec<Duration> {
+    const BLOB: usize = 512 << 10;
+    let mut rng = Rng::with_seed(1);
+    let last = before.last().map_or(0, |call| call.data_version);
+    let version = |call: usize| last + 1 + call as u32;
+    (0..20)
+        .map(|call| {
+            let digits: String = (0..2 * BLOB).map(|_| rng.digit(16)).collect();
+            let writes = vec![format!("INSERT INTO blobs VALUES ({call}, x'{digits}')")];
+            let message =
+                message(before.len() + call, &Batch { data_version: version(call), writes });
+            let cpu = plugin.cpu();
+            plugin.call(&message).expect("the plugin acknowledges");
+            plugin.cpu().saturating_sub(cpu)
+        })
+        .collect()
 }
 
 fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {

@@ -43,10 +43,12 @@ impl Capture {
         let _ = std::fs::remove_file(&path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let from = Connection::open_with_flags(source, flags).map_err(failed)?;
+        // How long is waited is decided below: SQLite adds no seconds of its own to that.
+        from.busy_timeout(Duration::ZERO).map_err(failed)?;
         let mut capture = Self { path, data_version: None };
         let mut to = Connection::open(&capture.path).map_err(failed)?;
         to.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF;").map_err(failed)?;
-        let copied = copy_pages(&from, &mut to, progress).map_err(failed)?;
+        let copied = copy_pages(&from, &mut to, BUSY_WAIT, progress).map_err(failed)?;
         if !copied {
             return Err(Error::Refused {
                 what: format!("'{}' is locked by a transaction", source.display()),
@@ -92,10 +94,11 @@ impl Drop for Capture {
     }
 }
 
-/// False where the database stayed locked.
+/// False where the database stayed locked, however often `wait` was waited.
 fn copy_pages(
     from: &Connection,
     to: &mut Connection,
+    wait: Duration,
     progress: &mut dyn FnMut(u64),
 ) -> rusqlite::Result<bool> {
     let copy = Backup::new(from, to)?;
@@ -110,7 +113,7 @@ fn copy_pages(
             _ if busy == BUSY_TRIES => return Ok(false),
             _ => {
                 busy += 1;
-                std::thread::sleep(BUSY_WAIT);
+                std::thread::sleep(wait);
             }
         }
     }
@@ -128,4 +131,55 @@ pub fn version_of(db: &Connection) -> rusqlite::Result<Option<DataVersion>> {
     let version = "SELECT intval FROM vars WHERE name = 'data_version'";
     let version = db.query_row(version, [], |row| row.get::<_, i64>(0)).optional()?;
     Ok(version.map(|version| DataVersion(version as u32)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of more than one step.
+    fn database(folder: &Path) -> (PathBuf, Connection) {
+        let path = folder.join("node");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(
+            "PRAGMA page_size = 512; CREATE TABLE vars (name TEXT, intval INTEGER);
+             INSERT INTO vars VALUES ('data_version', 7);
+             CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(3000000))",
+        )
+        .unwrap();
+        (path, db)
+    }
+
+    #[test]
+    fn a_copy_is_whole_and_is_removed_with_what_stands_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, _) = database(folder.path());
+        let (path, mut told) = (folder.path().join("copy"), Vec::new());
+        std::fs::write(&path, "what a crash left").unwrap();
+        let copy = Capture::take(&source, path.clone(), &mut |pages| told.push(pages)).unwrap();
+        assert_eq!(copy.data_version, Some(DataVersion(7)));
+        assert_eq!(told, [PAGES_PER_STEP as u64]);
+        assert_eq!(path.metadata().unwrap().len(), source.metadata().unwrap().len());
+        drop(copy);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, db) = database(folder.path());
+        db.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let from = Connection::open(&source).unwrap();
+        from.busy_timeout(Duration::ZERO).unwrap();
+        let mut to = Connection::open_in_memory().unwrap();
+        assert!(!copy_pages(&from, &mut to, Duration::ZERO, &mut |_| {}).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(db);
+            });
+            let path = folder.path().join("copy");
+            Capture::take(&source, path, &mut |_| {}).unwrap();
+        });
+    }
 }

@@ -269,6 +269,9 @@ mod tests {
         let (third, unread) = read(folder.path(), &all, Some(&second));
         assert!(third.says_what(&second));
         assert_eq!(unread[0].0, "config");
+        // So it is with one that cannot be looked at.
+        let (_, unread) = read(folder.path(), &["config/x"], Some(&second));
+        assert_eq!(unread[0].0, "config/x");
         // No longer wanted: no longer there.
         let (fourth, _) = read(folder.path(), &["config"], Some(&second));
         assert_eq!(names(&fourth), ["config"]);

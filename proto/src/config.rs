@@ -379,14 +379,20 @@ fn expect_private(file: &File, path: &Path, mode: &str) -> Result<()> {
             hint: format!("chmod {mode} {}", path.display()),
         });
     }
-    let (owner, user) = (found.uid(), rustix::process::geteuid());
-    if !user.is_root() && owner != user.as_raw() && owner != 0 {
+    let (owner, user) = (found.uid(), rustix::process::geteuid().as_raw());
+    if is_anothers(owner, user) {
         return Err(Error::Refused {
-            what: format!("'{}' belongs to user {owner}, not to {}", path.display(), user.as_raw()),
-            hint: format!("chown {} {}", user.as_raw(), path.display()),
+            what: format!("'{}' belongs to user {owner}, not to {user}", path.display()),
+            hint: format!("chown {user} {}", path.display()),
         });
     }
     Ok(())
+}
+
+/// Whether `user` cannot rely on a file of `owner`'s. root changes any file, and may use any.
+fn is_anothers(owner: u32, user: u32) -> bool {
+    const ROOT: u32 = 0;
+    user != ROOT && owner != ROOT && owner != user
 }
 
 /// Reads `backup-credentials` in `directory`, which only its owner may be able to read: `NAME=VALUE` lines, with the
@@ -505,6 +511,70 @@ mod tests {
             text.contains(r#""heartbeat_s":7"#) && text.contains(r#""tail_bytes":7"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_lock_file_without_a_setting_has_the_usual_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let destination = NamedDestination::new("nas", "/backup".parse().unwrap());
+        let usual = LockFile::new(StoreId([1; 16]), "here".into(), vec![destination], None);
+        let mut value = serde_json::to_value(&usual).unwrap();
+        value.as_object_mut().unwrap().remove("stall_timeout_s").unwrap();
+        let lock = LockFile::decode(value.to_string().as_bytes(), folder.path()).unwrap();
+        assert_eq!(lock, usual);
+        assert_eq!(lock.heartbeat_interval(), Duration::from_secs(INTERVAL_S));
+        let often = LockFile { heartbeat_s: 0, ..usual };
+        assert_eq!(often.heartbeat_interval(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn no_two_directories_have_one_name() {
+        let names = [(); 2].map(|()| LockFile::new_directory().unwrap());
+        assert_ne!(names[0], names[1]);
+        assert_eq!(names[0].len(), 32);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(LockFile::read(folder.path()).unwrap().is_none());
+        assert!(read_credentials(folder.path()).unwrap() == Options::default());
+        for name in [LOCK_FILE, CREDENTIALS_FILE] {
+            // It leads nowhere but to itself.
+            std::os::unix::fs::symlink(name, folder.path().join(name)).unwrap();
+        }
+        assert!(LockFile::read(folder.path()).is_err());
+        assert!(read_credentials(folder.path()).is_err());
+    }
+
+    #[test]
+    fn credentials_may_have_comments_and_empty_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CREDENTIALS_FILE);
+        let text = b"# of the bucket\n\n AWS_ACCESS_KEY_ID = me \n";
+        write_file(&path, text, 0o600, true).unwrap();
+        let vars = [("AWS_ACCESS_KEY_ID".to_owned(), "me".to_owned())];
+        assert!(read_credentials(folder.path()).unwrap() == Options::from_vars(vars));
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write_file(&folder.path().join(CREDENTIALS_FILE), b"", 0o640, true).unwrap();
+        assert!(matches!(read_credentials(folder.path()), Err(Error::Refused { .. })));
+        let path = folder.path().join("key");
+        let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+        write_file(&path, &keys.encode().unwrap(), 0o404, true).unwrap();
+        assert!(matches!(read_key_file(&path), Err(Error::Refused { .. })));
+    }
+
+    #[test]
+    fn a_file_of_another_user_than_root_is_refused_but_to_root() {
+        for (owner, user, is_refused) in
+            [(0, 0, false), (7, 0, false), (0, 7, false), (7, 7, false), (8, 7, true)]
+        {
+            assert_eq!(is_anothers(owner, user), is_refused, "of {owner}, to {user}");
+        }
     }
 
     #[test]

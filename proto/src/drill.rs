@@ -173,6 +173,7 @@ mod tests {
         assert!(drill.passed);
         let drill = Drill::new(store, 5, "words".into(), vec![good, bad]);
         assert!(!drill.passed);
+        assert_eq!(drill.seconds(), 1.5, "of the longest");
         drill.write(folder.path()).unwrap();
         assert_eq!(Drill::read(folder.path(), store), Some(drill));
         assert_eq!(Drill::read(folder.path(), StoreId([2; 16])), None);

@@ -81,6 +81,20 @@ impl Marker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FileStore;
+
+    #[test]
+    fn a_place_that_holds_a_backup_is_told_from_one_that_cannot_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::create_root(&folder.path().join("store")).unwrap();
+        let marker = Marker::new(StoreId([1; 16]), 5);
+        marker.create(&store).unwrap();
+        let again = marker.create(&store);
+        assert!(matches!(again, Err(Error::Refused { .. })), "{again:?}");
+        std::fs::remove_dir_all(folder.path().join("store")).unwrap();
+        let gone = marker.create(&store);
+        assert!(matches!(gone, Err(Error::Store(_))), "{gone:?}");
+    }
 
     #[test]
     fn the_marker_of_another_store_is_refused_by_both_names() {

@@ -29,6 +29,18 @@ pub struct Latency {
     pub max: Duration,
 }
 
+impl Latency {
+    /// `None` of none.
+    fn of(mut took: Vec<Duration>) -> Option<Self> {
+        took.sort();
+        let at = |share: usize| {
+            let count = (took.len() * share).div_ceil(100);
+            took.get(count.checked_sub(1)?).copied()
+        };
+        Some(Self { p50: at(50)?, p99: at(99)?, max: at(100)? })
+    }
+}
+
 /// Makes `count` appends of 1 KiB durable, one after the other, and removes them again. `progress` is told after each.
 ///
 /// # Errors
@@ -54,17 +66,12 @@ pub fn run(
         }
     };
     let removed = names.iter().try_for_each(|name| store.remove(name));
-    let mut took = took?;
+    let took = took?;
     removed?;
-    took.sort();
-    let at = |share: usize| took.get(took.len().saturating_sub(1) * share / 100).copied();
-    match (at(50), at(99), at(100)) {
-        (Some(p50), Some(p99), Some(max)) => Ok(Latency { p50, p99, max }),
-        _ => Err(Error::Refused {
-            what: "nothing to measure".into(),
-            hint: "take at least one append.".into(),
-        }),
-    }
+    Latency::of(took).ok_or_else(|| Error::Refused {
+        what: "nothing to measure".into(),
+        hint: "take at least one append.".into(),
+    })
 }
 
 fn append(
@@ -117,5 +124,18 @@ mod tests {
             assert!(latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
             assert!(store.list_all("").unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn so_many_of_100_took_no_longer() {
+        let of = |count: u64| {
+            let latency = Latency::of((1..=count).rev().map(Duration::from_millis).collect())?;
+            Some([latency.p50, latency.p99, latency.max].map(|took| took.as_millis()))
+        };
+        assert_eq!(of(100), Some([50, 99, 100]));
+        assert_eq!(of(1_000), Some([500, 990, 1_000]));
+        assert_eq!(of(20), Some([10, 20, 20]), "19 are less than 99 of 100");
+        assert_eq!(of(2), Some([1, 2, 2]));
+        assert_eq!(of(0), None);
     }
 }

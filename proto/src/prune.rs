@@ -30,8 +30,9 @@ impl PrunePlan {
     /// # Errors
     /// Where the store cannot be read, or a snapshot's beginning is damaged: then nothing may go.
     pub fn new(store: &dyn Store, keys: &KeyRing, policy: &Policy, now: TimeMs) -> Result<Self> {
-        let newest = LogEnd::read(store, keys)?.position.generation;
         let (all, leftovers) = log::all_with_leftovers(store)?;
+        // Of the same listing: what is brought along from another place in between is newer than what was newest.
+        let newest = LogEnd::read_listed(store, keys, &all)?.position.generation;
         let mut points = Vec::new();
         for generation in log::generations(store)? {
             let own = all.iter().filter(|entry| entry.name.generation == generation);

@@ -199,4 +199,12 @@ mod tests {
         assert_eq!(session.step(DataVersion(0), true), Step::Append);
         assert_eq!(session.compare(DataVersion(u32::MAX)), Direction::Equal);
     }
+
+    #[test]
+    fn an_empty_log_takes_a_transaction_of_version_0() {
+        for data_version in [None, Some(DataVersion(0))] {
+            let session = Session::new(Head { data_version, ..Head::default() });
+            assert_eq!(session.step(DataVersion(0), true), Step::Append);
+        }
+    }
 }

@@ -296,3 +296,48 @@ fn open_with(sealed: &[u8], identity: &dyn Identity) -> Option<KeyRing> {
     decryptor.decrypt(iter::once(identity)).ok()?.read_to_end(&mut plain).ok()?;
     KeyRing::decode(&plain).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use age::secrecy::ExposeSecret;
+
+    use super::*;
+    use crate::seal::StoreId;
+    use crate::store::FileStore;
+
+    /// What `age-keygen` writes, and others add.
+    #[test]
+    fn an_identity_stands_between_comments() {
+        let identity = x25519::Identity::generate();
+        let line = identity.to_string();
+        let text = format!(
+            "# created: today\n# public key: {}\n\n {}\n# the end\n",
+            identity.to_public(),
+            line.expose_secret()
+        );
+        match Unlock::identity_file(&text).unwrap() {
+            Unlock::Identity(found) => {
+                assert_eq!(found.to_public().to_string(), identity.to_public().to_string());
+            }
+            _ => panic!("no identity"),
+        }
+        for text in ["", "# nothing\n\n", "not one\n"] {
+            assert!(matches!(Unlock::identity_file(text), Err(Error::Refused { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_second_node_slot_is_refused_and_a_failure_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::create_root(&folder.path().join("store")).unwrap();
+        let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
+        let lock = Lock::Node(Zeroizing::new([7; 32]));
+        add(&store, &keys, &lock).unwrap();
+        let again = add(&store, &keys, &lock);
+        assert!(matches!(again, Err(Error::Refused { .. })), "{again:?}");
+        std::fs::remove_dir_all(folder.path().join("store/keys")).unwrap();
+        std::fs::write(folder.path().join("store/keys"), b"in the way").unwrap();
+        let failed = add(&store, &keys, &lock);
+        assert!(matches!(failed, Err(Error::Store(_))), "{failed:?}");
+    }
+}

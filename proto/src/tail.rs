@@ -92,6 +92,7 @@ mod tests {
         assert_eq!(bytes_behind(&segments, 0, 160), 1_800);
         assert_eq!(bytes_behind(&segments, 50, 160), 1_300);
         assert_eq!(bytes_behind(&segments, 125, 160), 550);
+        assert_eq!(bytes_behind(&segments, 155, 160), 150);
         assert_eq!(bytes_behind(&segments, 160, 160), 0);
         assert_eq!(bytes_behind(&segments, 200, 160), 0);
         assert_eq!(bytes_behind(&[], 0, 0), 0);

@@ -84,3 +84,28 @@ pub fn refuse_older(store: &str, found: u64, known: u64, by: &str) -> Result<()>
     }
     Err(Error::RolledBack { store: store.into(), found, known, by: by.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_witness_speaks_of_its_own_log_and_is_never_overheard() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, other) = (StoreId([1; 16]), StoreId([2; 16]));
+        let read = |store| Witness::read(folder.path(), store);
+        assert_eq!(read(ours).unwrap(), None);
+        let witness = Witness::new(ours, 9, Some(DataVersion(7)), 3);
+        witness.write(folder.path()).unwrap();
+        assert_eq!(read(ours).unwrap(), Some(witness.clone()));
+        assert_eq!(read(other).unwrap(), None);
+        Witness { format: "else".into(), ..witness }.write(folder.path()).unwrap();
+        assert_eq!(read(ours).unwrap(), None);
+        let file = folder.path().join(WITNESS_FILE);
+        std::fs::write(&file, "{").unwrap();
+        assert!(matches!(read(ours), Err(Error::Refused { .. })));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(matches!(read(ours), Err(Error::File { .. })), "what is there may say something");
+    }
+}

@@ -11,7 +11,9 @@ use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::restore::{self, Plan, Target};
 use lockstep_proto::retention::Policy;
 use lockstep_proto::shadow::{self, Shadow};
+use lockstep_proto::snapshot::Lineage;
 use lockstep_proto::store::Store;
+use lockstep_proto::tail::Tail;
 use lockstep_proto::version::DataVersion;
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -80,6 +82,20 @@ fn a_small_change_is_a_small_delta() {
     assert!(published.page_count > 500, "{published:?}");
     assert!(published.pages < 20, "{published:?}");
     assert_eq!(published.links, 2);
+    let plan = Plan::newest(&machine.store, &machine.keys).unwrap();
+    let behind = plan.segments.iter().map(|segment| segment.size);
+    assert_eq!(plan.log_bytes(), behind.sum::<u64>());
+    let tail = Tail::read(&machine.store, &machine.keys).unwrap().snapshot.unwrap();
+    assert_eq!((tail.seq, tail.objects), (published.position.seq, 2));
+    let database = shadow::database_in(&machine.shadow());
+    assert_eq!(tail.database_bytes, database.metadata().unwrap().len());
+    let lineage = plan.lineage;
+    assert_eq!(lineage.links.len(), 2, "and it is used");
+    assert_eq!(lineage.position(), Some(published.position));
+    let stored = |name: &str| machine.store.0.lock().unwrap().objects[name].len() as u64;
+    assert_eq!(published.stored_bytes, stored(&published.base.name));
+    let all = lineage.links.iter().map(|link| stored(&link.summary.name.to_string()));
+    assert_eq!(lineage.size(), all.sum::<u64>());
     assert!(shadow.publish(&mut |_, _| {}).unwrap().is_none(), "nothing is new");
 }
 
@@ -205,6 +221,30 @@ fn a_removal_that_is_cut_off_anywhere_costs_nothing() {
     }
 }
 
+#[test]
+fn a_plan_says_how_many_bytes_go_and_each_object_that_went_is_told() {
+    let mut machine = Machine::new();
+    for _ in 0..4 {
+        machine.step(Step::Commit(6, 10));
+        machine.compact();
+        machine.step(Step::Restart);
+    }
+    // Where the log begins is noted when something is removed.
+    let stored = |machine: &Machine| -> (usize, usize) {
+        let disk = machine.store.0.lock().unwrap();
+        let objects = disk.objects.iter().filter(|(name, _)| !name.starts_with("beginnings/"));
+        objects.fold((0, 0), |(objects, all), (_, bytes)| (objects + 1, all + bytes.len()))
+    };
+    let policy = Policy { keep_last: 1, ..Policy::NOTHING };
+    let plan = PrunePlan::new(&machine.store, &machine.keys, &policy, machine.time).unwrap();
+    assert!(!plan.snapshots().is_empty() && !plan.segments.is_empty());
+    let (before, mut told) = (stored(&machine), Vec::new());
+    plan.run(&machine.store, &mut || Ok(()), &mut |removed| told.push(removed)).unwrap();
+    let after = stored(&machine);
+    assert_eq!(plan.bytes(), (before.1 - after.1) as u64);
+    assert_eq!(told, (1..=(before.0 - after.0) as u64).collect::<Vec<_>>());
+}
+
 /// A history that goes whole, interrupted: what is left of it is nobody's, and no damage.
 #[test]
 fn an_older_history_that_is_half_removed_is_no_damage() {
@@ -303,4 +343,34 @@ fn a_damaged_snapshot_is_passed_over_where_the_log_reaches_back() {
             machine.check();
         }
     }
+}
+
+#[test]
+fn what_is_passed_over_is_said() {
+    let mut machine = Machine::new();
+    machine.step(Step::Commit(40, 10));
+    for _ in 0..2 {
+        machine.compact();
+        machine.step(Step::Commit(3, 1));
+    }
+    let plan = || Plan::newest(&machine.store, &machine.keys).unwrap();
+    let newest = plan().lineage.links.pop().unwrap().summary.name;
+    let whole = machine.store.0.lock().unwrap().objects[&newest.to_string()].clone();
+    let damage = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        machine.store.0.lock().unwrap().objects.insert(newest.to_string(), bytes);
+        plan()
+    };
+    let says = |plan: &Plan| {
+        let Lineage { links, passed_over } = &plan.lineage;
+        assert!(!links.is_empty() && links.iter().all(|link| link.summary.name != newest));
+        assert_eq!(passed_over.len(), 1);
+        assert!(passed_over[0].contains(&newest.to_string()), "{passed_over:?}");
+    };
+    says(&damage(3));
+    // Behind its first frame that is seen by whoever reads all of it, and not before.
+    let plan = damage(whole.len() - 40);
+    assert_eq!(plan.lineage.links.last().unwrap().summary.name, newest);
+    says(&plan.around_damage(&machine.store, &machine.keys).unwrap().unwrap());
 }

@@ -100,9 +100,11 @@ fn a_point_is_restored_where_the_log_behind_it_was_removed() {
     for round in 0..5 {
         for _ in 0..3 {
             machine.step(Step::Commit(2, 10));
+            let (seq, time) = (machine.writer().position().seq, machine.time);
             machine.step(Step::Restart);
-            states.insert(machine.version, rows_of(&machine.node));
+            states.insert(machine.version, (seq, time, rows_of(&machine.node)));
         }
+        machine.time += 1_000;
         if round == 3 {
             machine.step(Step::Gap);
         }
@@ -120,25 +122,34 @@ fn a_point_is_restored_where_the_log_behind_it_was_removed() {
     assert!(points.len() >= 4, "{points:?}");
     for point in &points {
         let version = point.meta.data_version.unwrap();
-        for target in [Target::Seq(point.position.seq), Target::Version(version)] {
+        for target in [
+            Target::Seq(point.position.seq),
+            Target::Version(version),
+            Target::Time(point.meta.time),
+        ] {
             // The record before a generation began is the history's before.
             if !point.name.is_compacted() && matches!(target, Target::Seq(_)) {
                 continue;
             }
             let (report, rows) = machine.restore(target).unwrap();
             assert_eq!(report.data_version, Some(version), "{target}");
-            assert!(states.get(&version.0).is_none_or(|expected| *expected == rows), "{target}");
+            let expected = states.get(&version.0);
+            assert!(expected.is_none_or(|(.., expected)| *expected == rows), "{target}");
         }
     }
     let mut refused = 0;
-    for (version, expected) in &states {
-        match machine.restore(Target::Version(DataVersion(*version))) {
-            Ok((_, rows)) => assert!(rows == *expected, "{version}"),
-            Err(Error::Refused { .. }) => refused += 1,
-            Err(error) => panic!("{version}: {error}"),
+    for (version, (seq, time, expected)) in &states {
+        for target in
+            [Target::Version(DataVersion(*version)), Target::Seq(*seq), Target::Time(*time)]
+        {
+            match machine.restore(target) {
+                Ok((_, rows)) => assert!(rows == *expected, "{target}"),
+                Err(Error::Refused { .. }) => refused += 1,
+                Err(error) => panic!("{target}: {error}"),
+            }
         }
     }
-    assert!(refused > 3, "{refused}");
+    assert!(refused > 9, "{refused}");
 }
 
 #[test]
@@ -165,4 +176,59 @@ fn a_damaged_beginning_is_passed_by_and_nothing_older_is_taken_for_it() {
             }
         }
     }
+}
+
+/// What is damaged is never left out in silence: only who asks for the last state before it gets that.
+#[test]
+fn a_damaged_log_is_restored_up_to_the_damage_where_that_is_asked_for() {
+    let mut machine = Machine::new();
+    let mut states = Vec::new();
+    for _ in 0..4 {
+        machine.step(Step::Commit(1, 9));
+        machine.time += 1_000;
+        let target = Target::Seq(machine.writer().position().seq);
+        let at =
+            [target, Target::Version(DataVersion(machine.version)), Target::Time(machine.time)];
+        states.push((at, rows_of(&machine.node)));
+        machine.step(Step::Restart);
+    }
+    // In the middle of the third's segment, behind its first record.
+    let third = segments(&machine.store, 1).unwrap()[2].name.to_string();
+    {
+        let mut disk = machine.store.0.lock().unwrap();
+        let bytes = disk.objects.get_mut(&third).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    }
+    for (index, (targets, rows)) in states.iter().enumerate() {
+        for target in targets {
+            match machine.restore(*target) {
+                Ok((report, restored)) => {
+                    assert!(index < 2 && restored == *rows, "{target}");
+                    assert_eq!(report.data_version, Some(DataVersion(2 + index as u32)));
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Damaged { .. }), "{target}: {error}");
+                    assert!(index > 0, "{target}");
+                }
+            }
+        }
+    }
+    machine.restore(states[1].0[0]).expect("exactly the last that is whole");
+    let newest = machine.restore(Target::Newest).unwrap_err();
+    assert!(newest.to_string().contains(&third), "{newest}");
+}
+
+#[test]
+fn where_the_newest_history_is_damaged_an_older_one_is_not_the_newest_state() {
+    let mut machine = Machine::new();
+    for step in [Step::Commit(3, 4), Step::Gap, Step::Commit(3, 4), Step::Restart] {
+        machine.step(step);
+    }
+    for segment in segments(&machine.store, 2).unwrap() {
+        let mut disk = machine.store.0.lock().unwrap();
+        disk.objects.get_mut(&segment.name.to_string()).unwrap()[3] ^= 1;
+    }
+    let error = machine.restore(Target::Newest).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
 }

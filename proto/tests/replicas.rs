@@ -306,6 +306,32 @@ fn a_quorum_goes_on_and_who_was_away_is_brought_up() {
     }
 }
 
+/// Two places are opened anew, and each is to be compared with the third; but that is gone by then.
+#[test]
+fn who_cannot_be_compared_any_more_counts_by_its_own_log() {
+    let log = Log::new(3, 0, Some(2));
+    let (replicas, mut writer) = log.open();
+    append_all(&mut writer, 1..=10);
+    replicas.settle(PATIENCE);
+    (0..2).for_each(|place| log.take_away(place));
+    append(&mut writer, 11).unwrap_err();
+    (0..2).for_each(|place| wait_until(&replicas, place, Standing::Behind));
+    log.take_away(2);
+    (0..2).for_each(|place| log.bring_back(place));
+    let third = log.path(2).display().to_string();
+    let names_it = |place: usize| replicas.reports()[place].error.as_ref()?.find(&third);
+    let began = Instant::now();
+    while names_it(0).is_none() || names_it(1).is_none() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", replicas.reports());
+        sleep(Duration::from_millis(5));
+    }
+    while let Err(error) = append(&mut writer, 11) {
+        assert!(began.elapsed() < PATIENCE, "{error}");
+    }
+    log.expect(0, 11);
+    log.expect(1, 11);
+}
+
 #[test]
 fn who_was_away_for_longer_than_is_kept_is_copied_from_another() {
     let log = Log::new(3, 0, Some(2));
@@ -325,6 +351,26 @@ fn who_was_away_for_longer_than_is_kept_is_copied_from_another() {
     writer.close(1);
     replicas.settle(PATIENCE);
     log.expect(1, 71);
+    log.expect_same(0, 1);
+}
+
+#[test]
+fn one_that_comes_back_as_an_older_copy_is_brought_up() {
+    let log = Log::new(3, 0, Some(2));
+    let (replicas, mut writer) = log.open();
+    append_all(&mut writer, 1..=20);
+    replicas.settle(PATIENCE);
+    let older = log.folder.path().join("older");
+    copy_folder(&log.path(1), &older);
+    append_all(&mut writer, 21..=200);
+    replicas.settle(PATIENCE);
+    log.take_away(1);
+    fs::rename(older, log.path(1)).unwrap();
+    append_all(&mut writer, 201..=210);
+    wait_until(&replicas, 1, Standing::Current);
+    writer.close(1);
+    replicas.settle(PATIENCE);
+    log.expect(1, 210);
     log.expect_same(0, 1);
 }
 

@@ -79,6 +79,22 @@ impl Log {
         logged
     }
 
+    /// The same log, as it is now, in another store.
+    fn copy(&self) -> Self {
+        let store = SimStore::default();
+        store.0.lock().unwrap().objects = self.store.0.lock().unwrap().objects.clone();
+        Self { store, keys: self.keys.clone() }
+    }
+
+    /// Why it cannot be read.
+    fn damage(&self) -> String {
+        let segments = log::all_segments(&self.store).unwrap();
+        let reader = LogReader::new(&self.store, &self.keys);
+        let read = reader.read(&segments, &mut Committed::new(|_| Ok(())));
+        assert!(matches!(read, Err(Error::Damaged { .. })), "{read:?}");
+        read.unwrap_err().to_string()
+    }
+
     /// The next operation on the store fails in this way.
     fn fail_next(&self, after: usize, fault: Fault) {
         let mut disk = self.store.0.lock().unwrap();
@@ -107,12 +123,7 @@ fn of_several_segments_that_nobody_was_told_of_any_may_be_gone_on_from() {
         // The open record is written, and the answer is lost.
         log.fail_next(2, Fault::After);
         log.append(&mut old, 2).unwrap_err();
-        let objects = log.store.0.lock().unwrap().objects.clone();
-        elsewhere.get_or_insert_with(|| {
-            let store = SimStore::default();
-            store.0.lock().unwrap().objects = objects;
-            Log { store, keys: log.keys.clone() }
-        });
+        elsewhere.get_or_insert_with(|| log.copy());
     }
     let elsewhere = elsewhere.unwrap();
     let mut new = elsewhere.open("a").unwrap();
@@ -423,4 +434,92 @@ fn a_database_is_at_the_head_or_right_before_a_batch_in_doubt() {
     let committed = Head { in_doubt: false, ..end.head };
     let end = LogEnd { head: committed, ..end };
     assert_eq!(at(&end), [None, Some(end.position.seq), None]);
+}
+
+#[test]
+fn a_store_that_is_opened_anew_must_be_the_same_log() {
+    let (log, mut writer) = Log::new();
+    let older = log.copy();
+    log.append(&mut writer, 2).unwrap();
+    writer.reattach(log.copy().arc()).unwrap();
+    writer.reattach(log.arc()).unwrap();
+    // The open record of a new segment is durable, and its writer was not told.
+    log.fail_next(2, Fault::After);
+    log.append(&mut writer, 3).unwrap_err();
+    let refused = writer.reattach(older.arc());
+    assert!(matches!(refused, Err(Error::Damaged { .. })), "{refused:?}");
+    writer.reattach(log.arc()).unwrap();
+    log.append(&mut writer, 3).unwrap();
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 1)", "(3, 1)"]);
+    let _newer = log.open("a").unwrap();
+    assert!(matches!(writer.reattach(log.arc()), Err(Error::Fenced { .. })));
+}
+
+/// It sees the claim soon.
+#[test]
+fn an_older_writer_that_is_faster_is_waited_for_but_not_for_ever() {
+    let open_behind = |records: usize| {
+        let (log, _) = Log::new();
+        log.store.0.lock().unwrap().taken = records;
+        let opened = log.open("a").map(|mut new| log.append(&mut new, 2));
+        let left = log.store.0.lock().unwrap().taken;
+        (opened, records - left)
+    };
+    let (opened, _) = open_behind(3);
+    opened.unwrap().unwrap();
+    let (opened, tries) = open_behind(100);
+    assert!(matches!(opened, Err(Error::Overtaken { .. })), "{:?}", opened.err());
+    assert!(tries < 50, "{tries}");
+}
+
+/// What a newer writer voided and went on from is void for ever: nobody else goes on from that.
+#[test]
+fn a_segment_that_is_bound_to_a_void_record_is_damage() {
+    let (log, mut old) = Log::new();
+    let seen = log.copy();
+    log.append(&mut old, 2).unwrap();
+    let mut new = seen.open("a").unwrap();
+    for version in 2..5 {
+        seen.append(&mut new, version).unwrap();
+    }
+    let objects = log.store.0.lock().unwrap().objects.clone();
+    seen.store.0.lock().unwrap().objects.extend(objects);
+    assert_eq!(seen.logged(), ["(1, 1)", "(2, 2)", "(3, 2)", "(4, 2)"]);
+    // As if nobody had gone on from before it.
+    let claimant = Claimant::this_process("test", "node", "a", 1).unwrap();
+    fence::claim(&log.store, &log.keys, &claimant).unwrap();
+    log.append(&mut log.open("a").unwrap(), 3).unwrap();
+    let bound = log::all_segments(&log.store).unwrap().pop().unwrap().name.to_string();
+    seen.store.create(&bound, &log.store.read(&bound).unwrap()).unwrap();
+    let damage = seen.damage();
+    assert!(damage.contains(&bound) && damage.contains("does not continue the log"), "{damage}");
+}
+
+#[test]
+fn what_is_missing_or_damaged_is_named() {
+    let (log, mut writer) = Log::new();
+    writer.set_segment_bytes(1);
+    for version in 2..5 {
+        log.append(&mut writer, version).unwrap();
+    }
+    let segments = log::all_segments(&log.store).unwrap();
+    let (second, third) = (segments[1].name, segments[2].name);
+    let lacks = log.copy();
+    lacks.store.remove(&second.to_string()).unwrap();
+    let missing = format!(
+        "records seq {} to {} are missing before it",
+        second.first_seq,
+        third.first_seq - 1
+    );
+    let damage = lacks.damage();
+    assert!(damage.contains(&third.to_string()) && damage.contains(&missing), "{damage}");
+    // Behind its first record.
+    let segment = LoadedSegment::load(&log.store, &log.keys, second).unwrap().unwrap();
+    let mut records = segment.records(&log.keys).unwrap();
+    records.next(&mut Vec::new()).unwrap();
+    let at = records.offset() as usize;
+    log.store.0.lock().unwrap().objects.get_mut(&second.to_string()).unwrap()[at + 20] ^= 1;
+    let named = format!("record seq {} in '{second}' at byte {at}", second.first_seq + 1);
+    let damage = log.damage();
+    assert!(damage.contains(&named), "{damage}");
 }

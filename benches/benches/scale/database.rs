@@ -53,8 +53,8 @@ fn one(mib: u64) -> [f64; 4] {
         node.call(writes, false, Some(&mut times));
     }
     let peak = node.plugin.peak_kib();
-    let (node, found) = node.reopen();
-    let stored = stored_bytes(&node.backed.store());
+    let (node, found) = node.stop().reopen();
+    let stored = stored_bytes(&node.past.backed.store());
     node.plugin.stop();
     let (open, status, restore) = (found.open.as_secs_f64(), found.status.seconds, found.restore);
     let in_mib = |kib: u64| kib as f64 / 1024.0;

@@ -36,11 +36,12 @@ pub fn run() {
         }
         node.plugin.settled();
         let (resident, peak) = (node.plugin.resident_kib(), node.plugin.peak_kib());
-        let (next, found) = node.reopen();
+        let past = node.stop();
+        let replay = past.replay().seconds;
+        let (next, found) = past.reopen();
         node = next;
         written += 1;
-        let replay = node.replay().seconds;
-        let stored = stored_bytes(&node.backed.store()) as f64;
+        let stored = stored_bytes(&node.past.backed.store()) as f64;
         let (open, status) = (found.open.as_secs_f64(), found.status.seconds);
         let restore = found.restore.seconds;
         println!(

@@ -12,19 +12,25 @@ use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries::{self, Cli};
 use lockstep_tests::step::version_bump;
 
-/// The plugin, running, and a bare file beside it on the same disk.
+/// The plugin, running.
 pub struct Node {
-    /// Its directory, and the store.
-    pub backed: Backed,
     /// The plugin.
     pub plugin: Plugin,
+    /// What it backs up, and what it has acknowledged so far.
+    pub past: Past,
+}
+
+/// A node's directory and store, and a bare file beside them on the same disk. Nothing writes there while no plugin runs.
+pub struct Past {
+    /// Its directory, and the store.
+    pub backed: Backed,
     raw: Raw,
     version: u32,
     calls: usize,
     acknowledged: SystemTime,
 }
 
-/// What it takes to stop and to go on.
+/// What it takes to go on.
 pub struct Reopened {
     /// Until the first call of the next session is acknowledged.
     pub open: Duration,
@@ -64,32 +70,41 @@ impl Node {
         let mut plugin = Plugin::start(&binaries::plugin(), &directory).expect("it starts");
         plugin.init(&directory).expect("the plugin takes init");
         let raw = Raw::new(&backed.dir().path("raw"), 64 << 20).expect("a file of zeros");
-        Self { backed, plugin, raw, version, calls: 0, acknowledged: SystemTime::UNIX_EPOCH }
+        let acknowledged = SystemTime::UNIX_EPOCH;
+        Self { plugin, past: Past { backed, raw, version, calls: 0, acknowledged } }
     }
 
     /// One call: a transaction, whose version it adds, or settings.
     pub fn call(&mut self, mut writes: Vec<String>, settings: bool, times: Option<&mut Times>) {
+        let past = &mut self.past;
         if !settings {
-            writes.push(version_bump(self.version.into()));
-            self.version += 1;
+            writes.push(version_bump(past.version.into()));
+            past.version += 1;
         }
-        self.calls += 1;
-        let message = message(self.calls, &Batch { data_version: self.version, writes });
+        past.calls += 1;
+        let message = message(past.calls, &Batch { data_version: past.version, writes });
         let began = Instant::now();
         self.plugin.call(&message).expect("the plugin acknowledges");
         let took = began.elapsed();
-        self.acknowledged = SystemTime::now();
+        past.acknowledged = SystemTime::now();
         if let Some(times) = times {
             times.calls.push(took);
-            let floor = self.raw.write(bare::bytes_of(message.len()));
+            let floor = past.raw.write(bare::bytes_of(message.len()));
             times.floor.push(floor.expect("the floor writes"));
         }
     }
 
-    /// Stops, restores, and goes on with what was restored, which is the database that the node would have.
-    pub fn reopen(self) -> (Self, Reopened) {
-        let Self { backed, plugin, raw, version, calls, acknowledged } = self;
-        plugin.stop();
+    /// Stops in order.
+    pub fn stop(self) -> Past {
+        self.plugin.stop();
+        self.past
+    }
+}
+
+impl Past {
+    /// Restores, and goes on with what was restored, which is the database that the node would have.
+    pub fn reopen(self) -> (Node, Reopened) {
+        let Self { backed, raw, version, calls, acknowledged } = self;
         let database = backed.network_file("lightningd.sqlite3");
         let restored = backed.new_dest();
         // A large one may be more than there is room for.
@@ -111,9 +126,9 @@ impl Node {
         let acknowledged = SystemTime::now();
         plugin.init(&backed.network_dir()).expect("the plugin takes init");
         let database = fs::metadata(database).expect("it is there").len();
-        let node =
-            Self { backed, plugin, raw, version: version + 1, calls: calls + 1, acknowledged };
-        (node, Reopened { open, status, restore, database })
+        let (version, calls) = (version + 1, calls + 1);
+        let past = Past { backed, raw, version, calls, acknowledged };
+        (Node { plugin, past }, Reopened { open, status, restore, database })
     }
 
     /// A restore of the whole history, as if nothing had ever been compacted.

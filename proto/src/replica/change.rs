@@ -134,6 +134,7 @@ impl Replica {
             report,
             store: None,
             whole: false,
+            doubted: false,
             done: 0,
             taken: false,
             failed: false,
@@ -150,7 +151,8 @@ impl Replica {
     /// Nothing waits for it or reads from it any more, and its thread ends. Others are counted by their place in the
     /// list, so it stays there.
     fn remove(&mut self) {
-        (self.removed, self.whole, self.taken) = (true, false, false);
+        (self.removed, self.taken) = (true, false);
+        self.set_whole(false);
         self.report.mode = super::Mode::Async;
         self.store = None;
         self.tasks.clear();

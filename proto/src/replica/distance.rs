@@ -66,3 +66,6 @@ impl Seen<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,22 +84,27 @@ impl Feed {
         self.steps += 1;
     }
 
-    /// A record is appended to the newest segment. Gives the number of steps with this one.
-    pub fn record(&mut self, bytes: &[u8]) -> u64 {
-        if let Some(segment) = self.segments.back_mut() {
-            segment.bytes += bytes.len();
-            segment.records.push(bytes.into());
-        }
+    /// A record is appended to the newest segment. Gives the number of steps with this one; `None` where it is not
+    /// this segment's turn any more.
+    pub fn record(&mut self, name: SegmentName, bytes: &[u8]) -> Option<u64> {
+        let segment = self.segments.back_mut().filter(|segment| segment.name == name)?;
+        segment.bytes += bytes.len();
+        segment.records.push(bytes.into());
         self.steps += 1;
-        self.steps
+        Some(self.steps)
     }
 
-    /// The newest segment ends.
-    pub fn end(&mut self) {
-        if let Some(segment) = self.segments.back_mut() {
+    /// The newest segment ends, if it is this one.
+    pub fn end(&mut self, name: SegmentName) {
+        if let Some(segment) = self.segments.back_mut().filter(|segment| segment.name == name) {
             segment.ended = true;
+            self.steps += 1;
         }
-        self.steps += 1;
+    }
+
+    /// Forgets everything: nobody takes the steps any more that were made up to here.
+    pub fn clear(&mut self) {
+        self.segments.clear();
     }
 
     /// Steps made so far.
@@ -137,11 +142,9 @@ impl Feed {
     /// The segment in which who has done so many is, or which it begins next, whole; `None` where that is lost, or
     /// not begun.
     pub fn resume(&self, done: u64) -> Option<Resume> {
-        // Of the newest all may be done, and more to come.
-        let segment = self.segments.iter().find(|segment| {
-            segment.first <= done
-                && (done < segment.end() || done == segment.end() && !segment.ended)
-        })?;
+        // Of the newest all may be done, and more to come. Not of one that was given up before it was ended.
+        let newest = self.segments.back().filter(|of| done == of.end() && !of.ended);
+        let segment = self.holding(done).or(newest)?;
         let (name, header) = (segment.name, segment.header.clone());
         let done = segment.first + 1 + segment.records.len() as u64;
         Some(Resume { name, header, records: segment.records.clone(), done })
@@ -188,10 +191,10 @@ mod tests {
         let mut feed = Feed::default();
         for index in 0..3 {
             feed.begin(name(index), b"header");
-            feed.record(b"open");
-            feed.record(b"batch");
+            feed.record(name(index), b"open").unwrap();
+            feed.record(name(index), b"batch").unwrap();
             if index < 2 {
-                feed.end();
+                feed.end(name(index));
             }
         }
         feed
@@ -224,6 +227,34 @@ mod tests {
         }
     }
 
+    /// The writer gives a segment up, where its record was not acknowledged, and begins another.
+    #[test]
+    fn who_has_all_of_a_segment_that_was_given_up_resumes_with_the_next() {
+        let mut feed = Feed::default();
+        for index in 0..2 {
+            feed.begin(name(index), b"header");
+            feed.record(name(index), b"open").unwrap();
+        }
+        let resume = feed.resume(2).unwrap();
+        assert_eq!((resume.name, resume.done), (name(1), 4));
+        assert_eq!(feed.resume(4).unwrap().name, name(1));
+    }
+
+    #[test]
+    fn only_the_newest_segment_goes_on() {
+        let mut feed = fed();
+        let steps = feed.steps();
+        assert_eq!(feed.record(name(1), b"batch"), None);
+        feed.end(name(1));
+        assert_eq!((feed.steps(), feed.next(steps)), (steps, Next::Nothing));
+        feed.clear();
+        assert_eq!(feed.record(name(2), b"batch"), None);
+        feed.end(name(2));
+        assert_eq!((feed.steps(), feed.next(steps), feed.oldest()), (steps, Next::Nothing, None));
+        feed.begin(name(3), b"header");
+        assert_eq!(steps_from(&feed, steps), [Step::Begin(name(3), b"header"[..].into())]);
+    }
+
     #[test]
     fn what_is_forgotten_is_lost_but_never_the_newest_segment() {
         let mut feed = fed();
@@ -241,8 +272,20 @@ mod tests {
     #[test]
     fn who_is_too_slow_is_not_waited_for() {
         let mut feed = fed();
-        feed.record(&vec![0; KEPT_BYTES]);
+        feed.record(name(2), &vec![0; KEPT_BYTES]).unwrap();
         feed.forget(0);
         assert_eq!(feed.oldest(), Some((name(2), 8)), "it is kept, however large it is");
+    }
+
+    #[test]
+    fn no_more_is_forgotten_than_makes_room() {
+        let mut feed = Feed::default();
+        for index in 0..4 {
+            feed.begin(name(index), b"header");
+            feed.record(name(index), &vec![0; KEPT_BYTES / 3]).unwrap();
+            feed.end(name(index));
+        }
+        feed.forget(0);
+        assert_eq!(feed.oldest(), Some((name(2), 6)));
     }
 }

@@ -266,8 +266,13 @@ impl Mirror<'_> {
             if !(same_size && older) {
                 self.bring_up(entry.name, there.contains_key(&entry.name), done, progress)?;
             }
-            // At once: a place whose log ends like the others' is taken for complete.
-            for of in begins.extract_if(.., |begins| begins.has(entry.name)) {
+            // At once: a place whose log ends like the others' is taken for complete. But behind the snapshot that the
+            // log goes on from there: until then the target may have what is before it.
+            let of_it: Vec<_> = begins.extract_if(.., |begins| begins.has(entry.name)).collect();
+            if !of_it.is_empty() {
+                self.copy_snapshots(done, progress)?;
+            }
+            for of in of_it {
                 self.copy(&of.name, done, progress)?;
             }
         }
@@ -288,14 +293,10 @@ impl Mirror<'_> {
         };
         there.retain(|entry| entry.name.generation == last.name.generation);
         let names: Vec<SegmentName> = there.iter().map(|entry| entry.name).collect();
-        let from = match newest_before.filter(|before| before.age() >= oldest.age()) {
-            Some(before) if before.generation == last.name.generation => {
-                // The last one may hold nothing but a record that nobody was told of.
-                first_needed(before.first_seq, &names)
-            }
-            Some(_) => 0,
-            None => names.iter().position(|name| name.age() >= oldest.age()).unwrap_or(0),
-        };
+        let begins = names.iter().position(|name| name.age() >= oldest.age()).unwrap_or(0);
+        // The last one may hold nothing but a record that nobody was told of.
+        let known = newest_before.filter(|before| before.generation == last.name.generation);
+        let from = known.map_or(0, |before| first_needed(before.first_seq, &names)).max(begins);
         LogReader::new(self.target, self.keys).read_to_go_on(&there[from..], &mut Following)
     }
 
@@ -364,6 +365,18 @@ impl Mirror<'_> {
     }
 }
 
+/// Where a place's own log ends before the segment of this age, as [`Mirror::run`] says it of what it copied.
+pub(super) fn end_before(
+    store: &dyn Store,
+    keys: &KeyRing,
+    before: Option<(u32, u32)>,
+) -> Result<Mirrored> {
+    let mirror = Mirror { source: store, target: store, keys, before };
+    let newest = mirror.settled(store)?.last().map(|of| of.name);
+    let (end, bindable) = mirror.prove(newest, newest)?;
+    Ok(Mirrored { end, bindable, ..Mirrored::default() })
+}
+
 /// A segment, unless it is not there any more, or never held anything.
 pub(super) fn load(
     store: &dyn Store,
@@ -375,3 +388,6 @@ pub(super) fn load(
         loaded => loaded,
     }
 }
+
+#[cfg(test)]
+mod tests;

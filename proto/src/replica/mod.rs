@@ -31,6 +31,8 @@ mod policy;
 mod quorum;
 mod shared;
 mod store;
+#[cfg(test)]
+mod two;
 mod worker;
 
 use std::collections::HashMap;
@@ -154,8 +156,8 @@ impl Replicas {
     /// How each place is.
     pub fn reports(&self) -> Vec<Report> {
         let state = self.quorum.shared.lock();
-        let replicas = state.replicas.iter().filter(|replica| !replica.removed);
-        replicas.map(|replica| replica.report.clone()).collect()
+        let all = state.replicas.iter().enumerate().filter(|(_, replica)| !replica.removed);
+        all.map(|(index, _)| state.report(index)).collect()
     }
 
     /// Waits until every place that answers has everything, but no longer than `patience`.
@@ -190,7 +192,7 @@ impl Replicas {
         for (index, replica) in replicas.filter(|(_, replica)| !replica.removed) {
             let (answers, what) = (answers.clone(), what.clone());
             let task: Task = Box::new(move |store| {
-                let answer = store.map_err(|_| None).and_then(|store| what(store).map_err(Some));
+                let answer = store.ok_or(None).and_then(|store| what(store).map_err(Some));
                 lock(&answers).push((index, answer));
             });
             replica.tasks.push_back(task);
@@ -213,8 +215,8 @@ impl Replicas {
         std::mem::take(&mut *lock(&answers))
     }
 
-    /// Goes on from the newest of the ends that were `given`. Places that lack something of it are brought up.
-    fn expect_newest(&self, given: Given<Option<open::Answer>>) -> LogResult<()> {
+    /// Goes on from the newest of the ends that were `given`, and gives it. Places that lack something of it are brought up.
+    fn expect_newest(&self, given: Given<Option<open::Answer>>) -> LogResult<LogEnd> {
         let mut state = self.quorum.shared.lock();
         let mut answers: Vec<open::Answer> = Vec::new();
         let mut destinations = Vec::new();
@@ -234,19 +236,20 @@ impl Replicas {
         }
         let newest = newest(&destinations, self.quorum.policy, &mut answers)?;
         let position = |answer: &open::Answer| answer.as_ref().ok().map(|(_, end)| end.position);
-        let end = position(&answers[newest]);
-        let of_all = || answers.iter().map(|answer| position(answer) == end);
+        let positions: Vec<_> = answers.iter().map(position).collect();
+        let (_, end) = answers.swap_remove(newest)?;
+        let of_all = || positions.iter().map(|position| *position == Some(end.position));
         let mut replicas: Vec<_> = state.replicas.iter_mut().filter(|of| !of.removed).collect();
         // What lacks something besides its log goes on lacking it, unless nobody is known to have everything.
         let any_whole =
             replicas.iter().zip(of_all()).any(|(replica, equal)| replica.whole && equal);
         for (replica, equal) in replicas.iter_mut().zip(of_all()) {
-            replica.whole = equal && (replica.whole || !any_whole);
+            replica.set_whole(equal && (replica.whole || !any_whole));
             if !replica.whole {
                 replica.report.standing = Standing::Behind;
             }
         }
-        Ok(())
+        Ok(end)
     }
 
     fn counts(&self, index: usize) -> bool {
@@ -294,7 +297,7 @@ impl Replicas {
         self.quorum.shared.work.ring();
         if good >= needed {
             for (replica, _) in state.replicas.iter_mut().zip(has).filter(|(_, has)| !has) {
-                replica.whole = false;
+                replica.set_whole(false);
             }
             return Ok(());
         }

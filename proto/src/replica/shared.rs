@@ -10,8 +10,8 @@ use super::policy::Mode;
 use crate::config::NamedDestination;
 use crate::store::Store;
 
-/// What a thread is asked to do besides following the [`Feed`]; `Err`: its destination is not open, and why.
-pub(super) type Task = Box<dyn FnOnce(Result<&Arc<dyn Store>, String>) + Send>;
+/// What a thread is asked to do besides following the [`Feed`]; `None`: its destination is not open.
+pub(super) type Task = Box<dyn FnOnce(Option<&Arc<dyn Store>>) + Send>;
 
 /// How a destination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub(super) struct Replica {
     pub store: Option<Arc<dyn Store>>,
     /// It has everything that was there before the feed.
     pub whole: bool,
+    /// It had, until it was opened anew, and is to be compared with another place.
+    pub doubted: bool,
     /// Steps of the feed that it has done.
     pub done: u64,
     /// The number of its next record is taken by one that nobody was told of.
@@ -63,6 +65,11 @@ impl Replica {
     /// True where the step that makes `done` of them is durable there.
     pub fn has(&self, done: u64) -> bool {
         self.whole && self.done >= done
+    }
+
+    /// It is known whether it has everything that was there before the feed.
+    pub fn set_whole(&mut self, whole: bool) {
+        (self.whole, self.doubted) = (whole && !self.removed, false);
     }
 }
 
@@ -84,6 +91,27 @@ impl State {
     pub fn is_acknowledged(&self, done: u64) -> bool {
         let counting = self.replicas.iter().filter(|replica| replica.report.mode.is_sync());
         counting.filter(|replica| replica.has(done)).count() >= self.to_acknowledge
+    }
+
+    /// A writer of this epoch begins. Its claim is in the way of what an older one left undone somewhere, so that nobody
+    /// does it any more: behind the claim it is looked where each log ends, and who lacks something is brought up.
+    pub fn begin_epoch(&mut self, epoch: u32) {
+        if epoch <= self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        self.feed.clear();
+        let steps = self.feed.steps();
+        for replica in &mut self.replicas {
+            (replica.done, replica.taken) = (steps, false);
+        }
+    }
+
+    /// How the place `index` is, now.
+    pub fn report(&self, index: usize) -> Report {
+        let replica = &self.replicas[index];
+        let lacks = self.feed.steps().saturating_sub(replica.done);
+        Report { lacks, ..replica.report.clone() }
     }
 
     /// A place that has everything, to copy from to the place `index`.
@@ -133,5 +161,49 @@ impl Shared {
         until: Option<Instant>,
     ) -> MutexGuard<'a, State> {
         bell.wait(&self.state, state, until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::SegmentName;
+
+    #[test]
+    fn what_an_older_writer_left_undone_is_not_done_any_more() {
+        let mut state = State::default();
+        let name = SegmentName { generation: 1, epoch: 1, index: 0, first_seq: 1 };
+        state.feed.begin(name, b"header");
+        state.feed.record(name, b"open").unwrap();
+        for (done, taken) in [(2, false), (1, true)] {
+            let place = NamedDestination::new("place", "/place".parse().unwrap());
+            let replica = Replica::new(place, Standing::Current);
+            state.replicas.push(Replica { done, taken, whole: true, ..replica });
+        }
+        state.begin_epoch(2);
+        let of_each = state.replicas.iter().map(|of| (of.done, of.taken));
+        assert_eq!(of_each.collect::<Vec<_>>(), [(2, false), (2, false)]);
+        assert_eq!((state.epoch, state.feed.oldest(), state.report(1).lacks), (2, None, 0));
+        // The same claim, tried again.
+        state.feed.begin(SegmentName { epoch: 2, ..name }, b"header");
+        state.begin_epoch(2);
+        assert!(state.feed.oldest().is_some());
+    }
+
+    #[test]
+    fn what_everybody_has_is_forgotten_and_who_is_lost_holds_nothing_up() {
+        let mut state = State::default();
+        for index in 0..3 {
+            let name = SegmentName { generation: 1, epoch: 1, index, first_seq: 1 };
+            state.feed.begin(name, b"header");
+            state.feed.end(name);
+        }
+        for (done, whole) in [(6, true), (3, true), (0, false)] {
+            let place = NamedDestination::new("place", "/place".parse().unwrap());
+            let replica = Replica::new(place, Standing::Current);
+            state.replicas.push(Replica { done, whole, ..replica });
+        }
+        state.forget();
+        assert_eq!(state.feed.oldest().map(|(name, first)| (name.index, first)), Some((1, 2)));
     }
 }

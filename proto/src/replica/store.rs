@@ -32,15 +32,16 @@ impl Store for Replicas {
         Ok(if answers.iter().any(weak) { Fencing::Advisory } else { Fencing::Real })
     }
 
-    /// What had everything when it was opened may lack what an older writer did since.
-    fn claimed(&self, epoch: u32) -> Result<(), Error> {
+    /// What had everything when it was opened may lack what an older writer did since. And what one place was given since
+    /// it was looked at, by an older writer that has not seen the claim yet, the others lack.
+    fn claimed(&self, epoch: u32) -> Result<Option<LogEnd>, Error> {
         let (claim, keys) = (layout::claim(epoch), self.crew.keys.clone());
         let given = self.ask(GRACE, move |store| {
             let own = store.clone();
             // What was read before the claim was there may have been gone on from.
             Ok(store.exists(&claim)?.then(|| LogEnd::read(&**store, &keys).map(|end| (own, end))))
         });
-        self.expect_newest(given)
+        self.expect_newest(given).map(Some)
     }
 
     /// A claim is made everywhere, for all epochs up to its own: whoever looks for the next one finds it, also where
@@ -48,8 +49,7 @@ impl Store for Replicas {
     fn create(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let epoch = name.strip_prefix("epochs/").and_then(layout::parse_claim);
         if let Some(epoch) = epoch {
-            let mut state = self.quorum.shared.lock();
-            state.epoch = state.epoch.max(epoch);
+            self.quorum.shared.lock().begin_epoch(epoch);
         }
         let (object, bytes): (String, Arc<[u8]>) = (name.into(), bytes.into());
         self.change("create", name, move |store| {
@@ -202,13 +202,17 @@ struct Appending {
 
 impl Append for Appending {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let step = self.quorum.shared.lock().feed.record(bytes);
+        let step = self.quorum.shared.lock().feed.record(self.segment, bytes);
+        // This process itself has opened the log anew.
+        let gone_on =
+            || self.quorum.error("write", &self.segment.to_string(), StoreErrorKind::Taken);
+        let step = step.ok_or_else(gone_on)?;
         self.quorum.shared.work.ring();
         self.quorum.wait_for(step, self.segment)
     }
 
     fn finish(&mut self) -> Result<(), StoreError> {
-        self.quorum.shared.lock().feed.end();
+        self.quorum.shared.lock().feed.end(self.segment);
         self.quorum.shared.work.ring();
         Ok(())
     }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::feed::{Next, Step};
-use super::mirror::{Mirror, Mirrored};
+use super::mirror::{self, Mirror, Mirrored};
 use super::shared::{Shared, Standing, State, Task};
 use crate::config::NamedDestination;
 use crate::error::{Error, Result};
 use crate::layout::{self, SegmentName};
-use crate::log::Mark;
+use crate::log::{Mark, Position};
 use crate::seal::{Header, KeyRing};
 use crate::store::{Append, Store, StoreError, StoreErrorKind};
 
@@ -41,7 +41,8 @@ pub(super) struct Open {
 
 enum Work {
     Task(Task),
-    Step(Step),
+    /// The step of this number.
+    Step(u64, Step),
     Reopen,
     BringUp,
     Stop,
@@ -69,13 +70,13 @@ impl Worker {
             let worked = match self.wait() {
                 Work::Stop => return,
                 Work::Task(task) => {
-                    task(self.store.as_ref().ok_or_else(|| self.error_so_far()));
+                    task(self.store.as_ref());
                     // Whoever asked looks at the answers while it holds the state.
                     drop(self.shared.lock());
                     self.shared.done.ring();
                     continue;
                 }
-                Work::Step(step) => self.step(step),
+                Work::Step(number, step) => self.step(number, step),
                 Work::Reopen => {
                     (self.append, self.store, self.retry_at) = (None, None, None);
                     self.reopen().map(drop)
@@ -87,12 +88,6 @@ impl Worker {
                 Err(error) => self.failed(&error),
             }
         }
-    }
-
-    fn error_so_far(&self) -> String {
-        let state = self.shared.lock();
-        let error = state.replicas[self.index].report.error.clone();
-        error.unwrap_or_else(|| "it has not answered yet".into())
     }
 
     fn wait(&self) -> Work {
@@ -125,7 +120,7 @@ impl Worker {
         if self.store.is_some() && replica.whole && self.retry_at.is_none() {
             return match state.feed.next(replica.done) {
                 Next::Nothing => None,
-                Next::Step(step) => Some(Work::Step(step)),
+                Next::Step(step) => Some(Work::Step(replica.done, step)),
                 Next::Lost => Some(Work::BringUp),
             };
         }
@@ -141,7 +136,7 @@ impl Worker {
     }
 
     /// Makes a step of the writer's.
-    fn step(&mut self, step: Step) -> Result<()> {
+    fn step(&mut self, number: u64, step: Step) -> Result<()> {
         let Some(store) = self.store.clone() else { return Ok(()) };
         match step {
             Step::Begin(name, header) => match store.create_append(&name.to_string(), &header) {
@@ -167,22 +162,26 @@ impl Worker {
                 }
             }
         }
-        self.advance(|state, index| state.replicas[index].done += 1);
+        self.advance(|state, index| {
+            let done = &mut state.replicas[index].done;
+            // Unless a newer writer has begun meanwhile.
+            if *done == number {
+                *done += 1;
+            }
+        });
         Ok(())
     }
 
     fn advance(&self, change: impl FnOnce(&mut State, usize)) {
         let mut state = self.shared.lock();
         change(&mut state, self.index);
-        let behind = state.feed.steps() - state.replicas[self.index].done;
         let replica = &mut state.replicas[self.index];
-        replica.report.lacks = behind;
         replica.taken = false;
         let changed = replica.report.standing != Standing::Current && replica.whole;
         if changed {
             (replica.report.standing, replica.report.error) = (Standing::Current, None);
         }
-        let report = changed.then(|| replica.report.clone());
+        let report = changed.then(|| state.report(self.index));
         state.forget();
         drop(state);
         self.shared.done.ring();
@@ -199,10 +198,9 @@ impl Worker {
             Some(store) => store,
             None => self.reopen()?,
         };
-        let mut lacked = false;
+        let mut copied = false;
         while self.is_lacking() {
-            lacked = true;
-            self.copy_what_is_lacking(&store)?;
+            copied |= self.copy_what_is_lacking(&store)?;
         }
         let (resume, lost) = {
             let state = self.shared.lock();
@@ -211,7 +209,7 @@ impl Worker {
         };
         let Some(resume) = resume else {
             match lost {
-                true => self.shared.lock().replicas[self.index].whole = false,
+                true => self.shared.lock().replicas[self.index].set_whole(false),
                 false => self.advance(|_, _| {}),
             }
             return Ok(());
@@ -226,7 +224,7 @@ impl Worker {
             let replica = &mut state.replicas[index];
             replica.done = replica.done.max(resume.done);
         });
-        if lacked {
+        if copied {
             // Those that were made of records of this very segment.
             let source = self.source()?;
             let mirror =
@@ -236,9 +234,21 @@ impl Worker {
         Ok(())
     }
 
+    /// It lacks something of what is before the feed, once that has begun.
     fn is_lacking(&self) -> bool {
-        let replica = &self.shared.lock().replicas[self.index];
-        !replica.whole && !replica.removed
+        let state = self.shared.lock();
+        let replica = &state.replicas[self.index];
+        !replica.whole && !replica.removed && state.feed.oldest().is_some()
+    }
+
+    /// The place that it was to be compared with may have gone away meanwhile: then its own log tells that nothing of it
+    /// was lost.
+    fn is_whole_by_itself(&self, store: &dyn Store, before: Option<(u32, u32)>) -> Result<bool> {
+        if !self.shared.lock().replicas[self.index].doubted {
+            return Ok(false);
+        }
+        let own = mirror::end_before(store, &self.keys, before)?;
+        Ok(self.joint(&own).is_some_and(|(_, next)| leads_on(&own, &next)))
     }
 
     fn reopen(&mut self) -> Result<Arc<dyn Store>> {
@@ -250,7 +260,9 @@ impl Worker {
         let mut state = self.shared.lock();
         let compared = state.source(self.index).is_some();
         let replica = &mut state.replicas[self.index];
+        let had_all = ours && (replica.whole || replica.doubted);
         replica.whole &= ours && !compared;
+        replica.doubted = had_all && !replica.whole;
         replica.store = Some(store.clone()).filter(|_| !replica.removed);
         self.store = Some(store.clone());
         Ok(store)
@@ -270,35 +282,46 @@ impl Worker {
         self.shared.lock().replicas[index].destination.clone()
     }
 
-    /// Brings the place up to where the feed begins.
-    fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<()> {
-        let Some((oldest, _)) = self.shared.lock().feed.oldest() else { return Ok(()) };
-        let source = self.source()?;
+    /// Brings the place up to where the feed begins. False where nothing was copied: it had everything.
+    fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
+        let Some((oldest, _)) = self.shared.lock().feed.oldest() else { return Ok(false) };
         let before = Some(oldest.age());
-        let mirror = Mirror { source: &*source, target: &**store, keys: &self.keys, before };
-        let mirrored = mirror.run(&mut |_| {})?;
-        self.expect_to_lead_on(&mirrored, source.label())?;
+        let source = self.source();
+        match &source {
+            Ok(source) => {
+                let mirror =
+                    Mirror { source: &**source, target: &**store, keys: &self.keys, before };
+                self.expect_to_lead_on(&mirror.run(&mut |_| {})?, source.label())?;
+            }
+            Err(Error::Refused { .. }) if self.is_whole_by_itself(&**store, before)? => {}
+            Err(_) => return source.map(|_| false),
+        }
         let mut state = self.shared.lock();
         // What was forgotten meanwhile is copied in the next round.
         if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
             let replica = &mut state.replicas[self.index];
-            (replica.whole, replica.done) = (!replica.removed, first);
+            replica.done = first;
+            replica.set_whole(true);
         }
-        Ok(())
+        Ok(source.is_ok())
     }
 
     /// Checks that what was copied leads to the oldest segment that the feed has.
     fn expect_to_lead_on(&self, mirrored: &Mirrored, source: &str) -> Result<()> {
-        let state = self.shared.lock();
-        let header = state.feed.oldest_header().and_then(|bytes| Header::decode(bytes).ok());
-        let (Some(end), Some(next)) = (mirrored.end, header) else { return Ok(()) };
-        let bound = Mark { seq: next.seq.saturating_sub(1), chain: next.prev };
-        // Of records that nobody was told of there may be some.
-        if end.generation != next.generation || mirrored.bindable.contains(&bound) {
-            return Ok(());
+        match self.joint(mirrored) {
+            Some((end, next)) if !leads_on(mirrored, &next) => {
+                let what = format!("its log ends at {end}, and seq {} is written next", next.seq);
+                Err(Error::damaged(format!("'{source}'"), what))
+            }
+            _ => Ok(()),
         }
-        let what = format!("its log ends at {end}, and seq {} is written next", next.seq);
-        Err(Error::damaged(format!("'{source}'"), what))
+    }
+
+    /// Where a log ends that was copied, and the oldest segment that the feed has; `None` where that begins a history.
+    fn joint(&self, mirrored: &Mirrored) -> Option<(Position, Header)> {
+        let next = Header::decode(self.shared.lock().feed.oldest_header()?).ok()?;
+        let end = mirrored.end.filter(|end| end.generation == next.generation)?;
+        Some((end, next))
     }
 
     /// Notes what went wrong. The place is opened anew before anything else is tried.
@@ -320,14 +343,12 @@ impl Worker {
         self.pause = (2 * self.pause).min(LONGEST_PAUSE);
         let mut state = self.shared.lock();
         state.fenced |= claimed;
-        let lacks = state.feed.steps() - state.replicas[self.index].done;
         let replica = &mut state.replicas[self.index];
         replica.taken = taken;
-        replica.report.lacks = lacks;
         let changed = replica.report.standing != standing || replica.report.error.is_none();
         replica.report.standing = standing;
         replica.report.error = Some(error.explain());
-        let report = changed.then(|| replica.report.clone());
+        let report = changed.then(|| state.report(self.index));
         drop(state);
         self.shared.done.ring();
         if let Some(report) = report {
@@ -353,4 +374,10 @@ impl Worker {
 
 fn is_taken(error: &StoreError) -> bool {
     matches!(error.kind, StoreErrorKind::Taken)
+}
+
+/// Whether what was copied is what the segment behind `next` was begun on. Of records that nobody was told of there may
+/// be some.
+fn leads_on(mirrored: &Mirrored, next: &Header) -> bool {
+    mirrored.bindable.contains(&Mark { seq: next.seq.saturating_sub(1), chain: next.prev })
 }

@@ -156,9 +156,7 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Committed<F> {
         match self.held.pop_front() {
             // What a snapshot holds cannot be taken out of it. (A snapshot of settings behind the void batch does not
             // hold that: they wait with it, so whoever made it had read this.)
-            Some(batch)
-                if batch.at.seq == void && (void != self.decided || seq <= self.decided) =>
-            {
+            Some(batch) if batch.at.seq == void && void != self.decided => {
                 self.voided += 1;
                 self.finish()
             }
@@ -208,5 +206,97 @@ impl<F: FnMut(CommittedBatch) -> Result<()>> Visitor for Committed<F> {
 
     fn progress(&mut self, bytes: u64) {
         self.bytes += bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Head, Open, Rewind};
+    use crate::seal::Chain;
+
+    const NAME: SegmentName = SegmentName { generation: 1, epoch: 1, index: 0, first_seq: 1 };
+
+    enum Step {
+        Open(&'static str),
+        Batch,
+        Settings,
+        Rewind(u64),
+    }
+    use Step::{Batch as Write, Open as Begin, Rewind as Void, Settings};
+
+    /// Reads these records, the first of which has seq `from`, where all up to `decided` is held already. Gives seq and
+    /// session of the batches that were committed, and how many were void.
+    fn read(decided: u64, from: u64, steps: &[Step]) -> Result<(Vec<(u64, u64)>, u64)> {
+        let mut encoded = Vec::new();
+        codec::Encoder::default().encode(&[""; 0], &mut encoded);
+        let statements = &zstd::bulk::compress(&encoded, 1).unwrap();
+        let mut given = Vec::new();
+        let mut committed = Committed::going_on(decided, |batch: CommittedBatch| {
+            given.push((batch.at.seq, batch.session));
+            Ok(())
+        });
+        for (seq, step) in (from..).zip(steps) {
+            // Each batch is one frame of zstd here, as the first of a segment is.
+            committed.segment(NAME)?;
+            let transaction = matches!(step, Write);
+            let (data_version, elapsed_ms) = (DataVersion(1), 0);
+            let record = match step {
+                Begin(session) => Record::Open(Box::new(Open {
+                    time: 0,
+                    writer: String::new(),
+                    session: (*session).into(),
+                    host: String::new(),
+                    directory: String::new(),
+                    head: Head::default(),
+                    start: None,
+                    destinations: Default::default(),
+                })),
+                Write | Settings => {
+                    Record::Batch(Batch { data_version, transaction, elapsed_ms, statements })
+                }
+                Void(seq) => Record::Rewind(Rewind { seq: *seq, data_version, time: 0 }),
+            };
+            committed.record(NAME, Mark { seq, chain: Chain::default() }, record)?;
+        }
+        committed.finish()?;
+        let voided = committed.voided;
+        Ok((given, voided))
+    }
+
+    #[test]
+    fn a_rewind_voids_the_newest_batch_and_no_other() {
+        let steps = [Begin("a"), Write, Write, Settings, Void(3), Write];
+        assert_eq!(read(0, 1, &steps).unwrap(), (vec![(2, 1), (4, 1), (6, 1)], 1));
+        for steps in [
+            &[Begin("a"), Write, Write, Void(2)][..],
+            &[Begin("a"), Write, Void(2), Void(2)],
+            &[Begin("a"), Settings, Void(2)],
+        ] {
+            let error = read(0, 1, steps).unwrap_err().to_string();
+            assert!(error.contains("voids seq 2, which is not the newest batch"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_snapshot_holds_is_not_taken_out_of_it() {
+        let steps = [Begin("a"), Write, Void(2), Write];
+        // Voided before the snapshot was made, or behind it.
+        assert_eq!(read(4, 1, &steps).unwrap().1, 1);
+        assert_eq!(read(1, 1, &steps).unwrap(), (vec![(4, 1)], 1));
+        let error = read(2, 1, &steps).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        // The same where the log is read from behind it.
+        assert!(read(2, 3, &[Begin("b"), Void(2)]).is_err());
+        // Of what came before there is nothing to be said.
+        read(4, 3, &[Begin("b"), Void(2)]).unwrap();
+        read(3, 4, &[Begin("b"), Void(2)]).unwrap();
+    }
+
+    #[test]
+    fn each_writer_is_a_session() {
+        let steps = [Begin("a"), Write, Begin("a"), Write, Begin("b"), Write, Begin("a"), Write];
+        let sessions = read(0, 1, &steps).unwrap().0;
+        assert_eq!(sessions, [(2, 1), (4, 1), (6, 2), (8, 3)]);
     }
 }

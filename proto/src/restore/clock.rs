@@ -87,7 +87,15 @@ mod tests {
     #[test]
     fn dates_are_those_of_sqlite() {
         let db = rusqlite::Connection::open_in_memory().unwrap();
-        for time in [0, 951_782_399_999, 1_709_164_800_001, 4_102_444_799_000, 1_795_000_000_123] {
+        for time in [
+            0,
+            951_782_399_999,
+            951_782_400_000,
+            1_709_164_800_001,
+            1_795_000_000_123,
+            4_102_444_799_000,
+            4_107_542_400_000,
+        ] {
             let expected: String = db
                 .query_row(
                     "SELECT strftime('%Y-%m-%d %H:%M:%f', ?1 / 1000.0, 'unixepoch')",
@@ -111,8 +119,8 @@ mod tests {
             "UPDATE invoices SET paid_timestamp = strftime('%s', '2024-02-29 00:00:00.000'), label='now', note='it''s now' WHERE x = date(('now')) OR y=Date('2024-02-29 00:00:00.000')"
         );
         assert_eq!(
-            pin_time("SELECT CURRENT_TIMESTAMP, current_date", time),
-            "SELECT '2024-02-29 00:00:00', '2024-02-29'"
+            pin_time("SELECT CURRENT_TIMESTAMP, current_date, Current_Time", time + 3_723_000),
+            "SELECT '2024-02-29 01:02:03', '2024-02-29', '01:02:03'"
         );
         assert!(!may_ask_time("UPDATE vars SET intval=1"));
         assert!(may_ask_time(" INSERT INTO t VALUES (date('now'))"));

@@ -248,3 +248,31 @@ pub(crate) fn check(db: &Connection, data_version: Option<DataVersion>) -> Resul
     }
     Ok(violations.unsigned_abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restored_database_is_whole_and_of_the_version_that_the_log_says() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             CREATE TABLE vars (name TEXT, intval INTEGER CHECK (intval > 0));
+             INSERT INTO vars VALUES ('data_version', 4294967295);
+             CREATE TABLE peers (id INTEGER PRIMARY KEY);
+             CREATE TABLE channels (peer INTEGER REFERENCES peers(id))",
+        )
+        .unwrap();
+        assert_eq!(check(&db, Some(DataVersion(u32::MAX))).unwrap(), 0);
+        assert_eq!(check(&db, None).unwrap(), 0);
+        assert!(check(&db, Some(DataVersion(7))).is_err());
+        db.execute_batch("INSERT INTO channels VALUES (8), (9)").unwrap();
+        assert_eq!(check(&db, None).unwrap(), 2, "the node's own are only counted");
+        db.execute_batch("PRAGMA ignore_check_constraints = ON; INSERT INTO vars VALUES ('x', -1)")
+            .unwrap();
+        db.execute_batch("PRAGMA ignore_check_constraints = OFF").unwrap();
+        let error = check(&db, None).unwrap_err();
+        assert!(error.to_string().contains("CHECK constraint failed"), "{error}");
+    }
+}

@@ -15,9 +15,8 @@ use crate::error::{Error, Result};
 use crate::log::{After, Mark};
 use crate::version::DataVersion;
 
-/// Batches are committed in groups of this many statements: the database is published only at the end, but what
-/// the pages held before waits in memory for a commit.
-const STATEMENTS_PER_COMMIT: u64 = 2_000;
+/// Batches are committed in groups of this many statements: the database is published only at the end.
+const STATEMENTS_PER_COMMIT: u64 = 50_000;
 /// The same where each commit is marked, so that little is replayed again.
 const STATEMENTS_PER_MARK: u64 = 1_000;
 
@@ -94,14 +93,15 @@ impl<'c> Prepared<'c> {
     }
 }
 
-/// Opens a database to replay into, not durable until [`sync`](super) publishes it.
+/// Opens a database to replay into, not durable until [`sync`](super) publishes it. It has no journal: where a
+/// statement fails, so does the restore, and what is there is of no use.
 ///
 /// # Errors
 /// Where SQLite cannot open it.
 pub fn open(path: &Path) -> Result<(Connection, Guard)> {
     open_with(
         path,
-        "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
+        "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE; \
          PRAGMA cache_size = -16384; PRAGMA foreign_keys = ON;",
     )
 }
@@ -391,6 +391,7 @@ pub fn check_integrity(db: &Connection, place: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::shape::split;
     use crate::seal::Chain;
 
     fn replay(statements: &[&str]) -> Result<()> {
@@ -478,5 +479,38 @@ mod tests {
         settings.statements = vec![OwnedStatement::Text("CREATE TABLE t (a)".into())];
         replay.apply(&settings).unwrap();
         assert!(on());
+    }
+
+    #[test]
+    fn a_statement_that_asks_for_the_time_gets_that_of_its_batch() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (db, guard) = open(&folder.path().join("restored")).unwrap();
+        let shaped = |sql: &str| {
+            let (mut shape, mut values) = (Vec::new(), Values::default());
+            assert!(split(sql, &mut shape, &mut values));
+            OwnedStatement::Shaped(Arc::new(Shape::new(&shape).unwrap()), values)
+        };
+        let create = OwnedStatement::Text("CREATE TABLE t (a)".into());
+        let batch = CommittedBatch {
+            at: Mark { seq: 9, chain: Chain::default() },
+            epoch: 1,
+            data_version: DataVersion(1),
+            transaction: true,
+            time: 1_000_000,
+            session: 1,
+            statements: vec![
+                create,
+                shaped("INSERT INTO t VALUES (strftime('%s', 'now'))"),
+                // It gives rows, as nothing else does that changes some.
+                shaped("INSERT INTO t VALUES (7) RETURNING a"),
+            ],
+        };
+        let mut replay = Replay::new(&db, &guard);
+        replay.apply(&batch).unwrap();
+        replay.finish().unwrap();
+        assert_eq!((replay.batches, replay.statements), (1, 3));
+        let all = "SELECT group_concat(a) FROM t";
+        let all: String = db.query_row(all, [], |row| row.get(0)).unwrap();
+        assert_eq!(all, "1000,7");
     }
 }

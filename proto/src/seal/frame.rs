@@ -1,9 +1,10 @@
 //! Frames: length, sealed bytes, end mark; chained by hash.
 
-use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
+use super::cipher::{ObjectCipher, TAG_LEN};
 use super::header::Header;
 use super::key::DataKey;
 use crate::hex;
@@ -13,7 +14,6 @@ pub const FRAME_OVERHEAD: usize = PREFIX_LEN + TAG_LEN + MARK_LEN;
 /// Most bytes that one frame holds.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
 
-const TAG_LEN: usize = 16;
 /// Bytes of a frame's prefix: its length and the complement of that.
 pub const PREFIX_LEN: usize = 8;
 const MARK_LEN: usize = 8;
@@ -49,8 +49,7 @@ impl std::fmt::Debug for Chain {
 
 /// Where in its object's chain a cipher stands: the next frame's number and what precedes it.
 struct Cursor {
-    cipher: XChaCha20Poly1305,
-    nonce_prefix: [u8; 16],
+    cipher: Arc<ObjectCipher>,
     number: u64,
     chain: Chain,
 }
@@ -58,18 +57,10 @@ struct Cursor {
 impl Cursor {
     fn new(key: &DataKey, header: &Header) -> Self {
         Self {
-            cipher: XChaCha20Poly1305::new(key.bytes().into()),
-            nonce_prefix: header.nonce_prefix,
+            cipher: Arc::new(ObjectCipher::new(key, header.nonce_prefix)),
             number: header.seq,
             chain: Chain::start(header),
         }
-    }
-
-    fn nonce(&self) -> XNonce {
-        let mut nonce = XNonce::default();
-        nonce[..16].copy_from_slice(&self.nonce_prefix);
-        nonce[16..].copy_from_slice(&self.number.to_le_bytes());
-        nonce
     }
 
     fn associated_data(&self) -> [u8; 40] {
@@ -80,8 +71,8 @@ impl Cursor {
     }
 
     fn unseal(&self) -> Unseal {
-        let (nonce, associated_data) = (self.nonce(), self.associated_data());
-        Unseal { cipher: self.cipher.clone(), nonce, associated_data }
+        let associated_data = self.associated_data();
+        Unseal { cipher: self.cipher.clone(), number: self.number, associated_data }
     }
 
     fn advance(&mut self, sealed: &[u8]) {
@@ -125,17 +116,11 @@ impl Sealer {
     /// [`FrameError::TooLarge`] past [`FRAME_BYTES_MAX`] bytes; `out` is as before `begin`.
     pub fn finish(&mut self, out: &mut Vec<u8>, start: usize) -> Result<(), FrameError> {
         let held = out.len() - start - PREFIX_LEN;
-        let data = self.0.associated_data();
-        let sealed = (held <= FRAME_BYTES_MAX)
-            .then(|| {
-                self.0.cipher.encrypt_inout_detached(
-                    &self.0.nonce(),
-                    &data,
-                    (&mut out[start + PREFIX_LEN..]).into(),
-                )
-            })
-            .and_then(Result::ok);
-        let Some(tag) = sealed else {
+        let sealed = (held <= FRAME_BYTES_MAX).then(|| {
+            let held = &mut out[start + PREFIX_LEN..];
+            self.0.cipher.seal(self.0.number, &self.0.associated_data(), held)
+        });
+        let Some(tag) = sealed.flatten() else {
             out.truncate(start);
             return Err(FrameError::TooLarge(held));
         };
@@ -184,9 +169,9 @@ impl Opener {
     pub fn open(&mut self, bytes: &[u8], plain: &mut Vec<u8>) -> Result<usize, FrameError> {
         plain.clear();
         let (sealed, len) = self.sealed(bytes)?;
-        let (held, tag) = sealed.split_at(sealed.len() - TAG_LEN);
-        plain.extend_from_slice(held);
-        self.0.unseal().decrypt(plain, tag)?;
+        plain.extend_from_slice(sealed);
+        self.0.unseal().open(plain)?;
+        plain.truncate(sealed.len() - TAG_LEN);
         self.0.advance(sealed);
         Ok(len)
     }
@@ -231,8 +216,7 @@ impl SealedFrame {
     /// [`FrameError::Damaged`].
     pub fn open(self) -> Result<Vec<u8>, FrameError> {
         let Self { unseal, mut bytes, end } = self;
-        let (frame, tag) = bytes[..end].split_at_mut(end - TAG_LEN);
-        unseal.decrypt(&mut frame[PREFIX_LEN..], tag)?;
+        unseal.open(&mut bytes[PREFIX_LEN..end])?;
         bytes.truncate(end - TAG_LEN);
         Ok(bytes)
     }
@@ -240,17 +224,16 @@ impl SealedFrame {
 
 /// What opens one frame, at its place.
 struct Unseal {
-    cipher: XChaCha20Poly1305,
-    nonce: XNonce,
+    cipher: Arc<ObjectCipher>,
+    number: u64,
     associated_data: [u8; 40],
 }
 
 impl Unseal {
-    fn decrypt(&self, held: &mut [u8], tag: &[u8]) -> Result<(), FrameError> {
-        let tag = Tag::try_from(tag).map_err(|_| FrameError::Damaged)?;
-        self.cipher
-            .decrypt_inout_detached(&self.nonce, &self.associated_data, held.into(), &tag)
-            .map_err(|_| FrameError::Damaged)
+    /// Opens `sealed`, whose last bytes are the tag, in place.
+    fn open(&self, sealed: &mut [u8]) -> Result<(), FrameError> {
+        let opened = self.cipher.open(self.number, &self.associated_data, sealed);
+        opened.then_some(()).ok_or(FrameError::Damaged)
     }
 }
 

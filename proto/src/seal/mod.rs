@@ -5,6 +5,7 @@
 //! header names; its associated data is the hash of everything before it (the *chain*), so that no
 //! frame can be moved, dropped, repeated or carried to another object. See `docs/format.md`.
 
+mod cipher;
 mod frame;
 mod header;
 mod key;

@@ -54,4 +54,18 @@ mod tests {
         assert_eq!(beyond(GIB, GIB, GIB / 2), None);
         assert_eq!(beyond(0, 0, 0), Some(SPARE_BYTES));
     }
+
+    #[test]
+    fn what_is_not_there_yet_takes_nothing_and_has_room_where_it_will_lie() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "abc").unwrap();
+        assert_eq!(len_of(&file).unwrap(), 3);
+        assert_eq!(len_of(&folder.path().join("none")).unwrap(), 0);
+        assert!(len_of(&file.join("none")).is_err());
+        let later = folder.path().join("later/shadow");
+        assert!(free_bytes(&later).unwrap() > 4096);
+        let database = u64::MAX / 4;
+        assert!(lacking(&later, database).unwrap().unwrap() > database);
+    }
 }

@@ -92,12 +92,11 @@ mod tests {
     use super::*;
     use crate::seal::Chain;
 
-    #[test]
-    fn the_first_line_stays_as_it_is() {
+    fn head() -> StateHead {
         let fields =
             HeaderFields { journal: [1, 2], user_version: [0, 0, 0, 3], application_id: [4; 4] };
         let base = Base { name: "snap/x".into(), chain: Chain([5; 32]) };
-        let head = StateHead {
+        StateHead {
             format: FORMAT.into(),
             store_id: StoreId([6; 16]),
             generation: 7,
@@ -105,7 +104,12 @@ mod tests {
             lineage: vec![base],
             published_seq: 8,
             time: 9,
-        };
+        }
+    }
+
+    #[test]
+    fn the_first_line_stays_as_it_is() {
+        let head = head();
         let line = format!(
             r#"{{"format":"lockstep-shadow/1","store_id":"{}","generation":7,"journal":[1,2],"user_version":[0,0,0,3],"application_id":[4,4,4,4],"lineage":[{{"name":"snap/x","chain":"{}"}}],"published_seq":8,"time":9}}"#,
             "06".repeat(16),
@@ -113,5 +117,27 @@ mod tests {
         );
         assert_eq!(serde_json::to_string(&head).unwrap(), line);
         assert_eq!(serde_json::from_str::<StateHead>(&line).unwrap(), head);
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else_is_taken_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        assert!(State::read(&path).is_none());
+        let (pages, dirty) = (vec![(1..70_000).collect()], [3, 70_000].into_iter().collect());
+        let state = State { head: head(), pages, dirty };
+        state.write(&path).unwrap();
+        let read = State::read(&path).unwrap();
+        assert_eq!((read.head, read.pages, read.dirty), (head(), state.pages, state.dirty));
+        let whole = std::fs::read(&path).unwrap();
+        let other = String::from_utf8_lossy(&whole).find("shadow/1").unwrap() + 7;
+        let mut changed = whole.clone();
+        changed[other] = b'2';
+        let longer = [&whole[..], &[0]].concat();
+        let shorter = whole[..whole.len() - 1].to_vec();
+        for bytes in [changed, longer, shorter] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(State::read(&path).is_none());
+        }
     }
 }

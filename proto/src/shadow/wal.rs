@@ -55,16 +55,18 @@ mod tests {
         .unwrap();
         let before = std::fs::read(&path).unwrap();
         db.execute_batch("UPDATE t SET a = randomblob(20000); INSERT INTO t VALUES (1)").unwrap();
-        let pages = pages(&folder.path().join("db-wal")).unwrap();
+        let changed_pages = pages(&folder.path().join("db-wal")).unwrap();
         db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let after = std::fs::read(&path).unwrap();
         let mut changed = 0;
         for (number, page) in (1..).zip(after.chunks(1024)) {
             if before.get((number as usize - 1) * 1024..number as usize * 1024) != Some(page) {
-                assert!(pages.contains(number), "page {number}");
+                assert!(changed_pages.contains(number), "page {number}");
                 changed += 1;
             }
         }
         assert!(changed > 19, "{changed}");
+        assert!(pages(&folder.path().join("none")).unwrap().is_empty());
+        assert!(pages(&path.join("db-wal")).is_err(), "nobody knows what is there");
     }
 }

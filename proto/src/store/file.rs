@@ -383,3 +383,6 @@ fn path_kind(path: &Path, action: &'static str, kind: StoreErrorKind) -> StoreEr
 fn path_error(path: &Path, action: &'static str, error: io::Error) -> StoreError {
     path_kind(path, action, StoreErrorKind::Io(error))
 }
+
+#[cfg(test)]
+mod tests;

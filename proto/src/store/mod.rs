@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::log::LogEnd;
 use crate::record::Destinations;
 
 #[cfg(feature = "buckets")]
@@ -64,11 +65,12 @@ pub trait Store: Send + Sync {
 
     /// An epoch was claimed, and its writer is about to read where the log ends: several places look for which of them
     /// has the newest state, for whoever wrote until now may have gone on since they were opened, and not at all of them.
+    /// They give the end that they found; `None` where it is for the writer to look.
     ///
     /// # Errors
     /// Where too few answer, or have two histories.
-    fn claimed(&self, _epoch: u32) -> Result<(), Error> {
-        Ok(())
+    fn claimed(&self, _epoch: u32) -> Result<Option<LogEnd>, Error> {
+        Ok(None)
     }
 
     /// Writes a new object.

@@ -244,6 +244,13 @@ mod tests {
         let tail = Tail::group(listed, |_, _| Ok(name(9))).unwrap();
         assert_eq!(tail.segments.len(), 1);
         assert_eq!(tail.segments[0].parts, [Part { seq: 9, size: 200 }]);
+        // As a write that was interrupted leaves on some WebDAV servers.
+        let listed = parts(&[(Some((1, 0)), 3, 200), (Some((1, 0)), 4, 0), (Some((2, 0)), 4, 0)]);
+        let tail = Tail::group(listed, |seq, owner| {
+            assert_eq!((seq, owner), (3, Some((1, 0))));
+            Ok(name(3))
+        });
+        assert_eq!(tail.unwrap().segments[0].parts, [Part { seq: 3, size: 200 }]);
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Machine {
         self.writer = None;
     }
 
+    /// The node dies; what it wrote is committed.
+    pub fn die(&mut self) {
+        self.writer = None;
+    }
+
     pub fn settings(&mut self, sql: &str) {
         self.call(self.version, false, &[sql.into()]);
         self.node.execute_batch(sql).unwrap();

@@ -32,8 +32,14 @@ pub struct Disk {
     pub dead: bool,
     /// There, and not shown by listings.
     pub unlisted: BTreeSet<String>,
+    /// There, and reading them fails.
+    pub unreadable: BTreeSet<String>,
+    /// Shown by listings, and no longer there.
+    pub gone: BTreeSet<String>,
     /// What is created next is not what was written.
     pub rots: bool,
+    /// So many records find that another writer's has their number.
+    pub taken: usize,
 }
 
 impl Disk {
@@ -131,6 +137,14 @@ impl NewObject for SimObject {
 
 impl Append for SimObject {
     fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut disk = self.store.0.lock().unwrap();
+        if disk.taken > 0 {
+            disk.taken -= 1;
+            // The first record makes the object where parts are put together.
+            disk.objects.remove(&self.name);
+            return Err(StoreError { kind: StoreErrorKind::Taken, ..failed("write", &self.name) });
+        }
+        drop(disk);
         self.store.write(&self.name, bytes, false)
     }
 
@@ -176,11 +190,12 @@ impl Store for SimStore {
 
     fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         let disk = self.0.lock().unwrap();
-        if disk.dead {
+        if disk.dead || disk.unreadable.contains(name) {
             return Err(failed("read", name));
         }
         let not_there = || StoreError { kind: StoreErrorKind::NotFound, ..failed("read", name) };
-        disk.objects.get(name).cloned().ok_or_else(not_there)
+        let found = disk.objects.get(name).filter(|_| !disk.gone.contains(name));
+        found.cloned().ok_or_else(not_there)
     }
 
     fn read_stream(&self, name: &str) -> Result<Box<dyn io::Read + Send>, StoreError> {

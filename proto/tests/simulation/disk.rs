@@ -194,9 +194,14 @@ impl SimDisk {
 
     /// What a power cut now would leave.
     pub fn after_power_cut(&self, lost: Lost) -> Self {
-        let copy = Self(Arc::new(Mutex::new(lock(&self.0).clone())));
+        let copy = self.copy();
         copy.cut_power(lost);
         copy
+    }
+
+    /// Another one with the same in it, synced or not.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(lock(&self.0).clone())))
     }
 }
 

@@ -6,10 +6,14 @@
 mod bucket;
 mod disk;
 mod faults;
+mod odd_bucket;
+mod parts;
 mod places;
+mod scene;
 mod several;
 mod sweeps;
 mod turns;
+mod waits;
 mod world;
 
 use std::collections::BTreeMap;
@@ -119,6 +123,8 @@ fn the_name_of_a_folder_is_synced_although_it_was_looked_at_before() {
     assert!(!store.exists("epochs/00000001").unwrap());
     store.create("epochs/00000001", b"claim").unwrap();
     disk.cut_power(Lost::All);
+    // By another process: this one has the folder open, whether it has a name or not.
+    let store = disk.store("sim", &Process::checker());
     assert_eq!(store.read("epochs/00000001").unwrap(), b"claim");
 }
 

@@ -10,11 +10,11 @@ use lockstep_proto::config::{LockFile, NamedDestination};
 use lockstep_proto::error::Error;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
-use lockstep_proto::replica::{Ground, Mirror, Mode, Replicas, Simulated, leading};
+use lockstep_proto::replica::{Ground, Mirror, Mode, Observer, Replicas, Simulated, leading};
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::store::{Append, Entry, Fencing, NewObject, Store, StoreError};
 
-use crate::disk::Lost;
+use crate::disk::{Lost, SimDisk};
 use crate::faults::Process;
 use crate::turns::Turns;
 use crate::world::Place;
@@ -25,11 +25,34 @@ pub struct Spot {
     away: AtomicBool,
     /// So often it has come back: what was open before is of no use.
     returns: AtomicU64,
+    /// Milliseconds that each operation takes there.
+    takes: AtomicU64,
+    /// What is opened from here on is this, as a folder is that lay under a mount.
+    pub under: Mutex<Option<SimDisk>>,
+    /// It does not keep a second writer out.
+    pub is_advisory: AtomicBool,
+    /// How often it was opened, and how often a segment was begun anew there with all its records.
+    pub opened: AtomicU64,
+    pub resumed: AtomicU64,
 }
 
 impl Spot {
     pub fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self { place, away: AtomicBool::new(false), returns: AtomicU64::new(0) })
+        Arc::new(Self {
+            place,
+            away: AtomicBool::new(false),
+            returns: AtomicU64::new(0),
+            takes: AtomicU64::new(0),
+            under: Mutex::new(None),
+            is_advisory: AtomicBool::new(false),
+            opened: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+        })
+    }
+
+    /// From here on each operation takes so long there.
+    pub fn takes(&self, time: Duration) {
+        self.takes.store(time.as_millis() as u64, Ordering::Relaxed);
     }
 
     pub fn is_away(&self) -> bool {
@@ -128,10 +151,18 @@ impl Places {
 
     /// All of them, as a process that writes opens them.
     pub fn open(&self, process: &Process) -> Result<Arc<Replicas>, Error> {
+        self.open_observed(process, Arc::new(|_| {}))
+    }
+
+    /// The same; the observer is told when one goes away or comes back.
+    pub fn open_observed(
+        &self,
+        process: &Process,
+        observer: Observer,
+    ) -> Result<Arc<Replicas>, Error> {
         let ground = Ground::simulated(self.ground(process));
         let destinations = self.lock.destinations.clone();
-        let opened =
-            Replicas::open_on(ground, &self.lock, destinations, &self.keys, Arc::new(|_| {}));
+        let opened = Replicas::open_on(ground, &self.lock, destinations, &self.keys, observer);
         opened.map(|(replicas, _)| Arc::new(replicas))
     }
 
@@ -210,7 +241,12 @@ impl Simulated for SimGround {
             label: destination.name.clone(),
             spot,
         };
-        let store = line.spot.place.store(&destination.name, &self.process.at(index));
+        line.spot.opened.fetch_add(1, Ordering::Relaxed);
+        let process = self.process.at(index);
+        let store: Arc<dyn Store> = match &*line.spot.under.lock().unwrap() {
+            Some(disk) => Arc::new(disk.store(&destination.name, &process)),
+            None => line.spot.place.store(&destination.name, &process),
+        };
         let store = Arc::new(Far { store, line: Arc::new(line) });
         Marker::read(&*store)?.require(self.store)?;
         Ok(store)
@@ -252,7 +288,8 @@ impl Line {
             let mut rng = self.slow.lock().unwrap();
             (one_in > 0 && rng.u64(..one_in) == 0).then(|| rng.u64(10..15_000))
         };
-        if let Some(takes) = takes {
+        let always = self.spot.takes.load(Ordering::Relaxed);
+        if let Some(takes) = takes.or((always > 0).then_some(always)) {
             self.turns.sleep(Duration::from_millis(takes));
         }
         self.expect_there(action, object)
@@ -287,6 +324,9 @@ impl Store for Far {
 
     fn fencing(&self) -> Result<Fencing, StoreError> {
         self.line.pass("probe", "")?;
+        if self.line.spot.is_advisory.load(Ordering::Relaxed) {
+            return Ok(Fencing::Advisory);
+        }
         self.store.fencing()
     }
 
@@ -319,6 +359,7 @@ impl Store for Far {
     ) -> Result<Box<dyn Append>, StoreError> {
         // Nobody comes in between: a rename that hangs until another writer has built on what it replaces undoes that.
         self.line.expect_there("resume", name)?;
+        self.line.spot.resumed.fetch_add(1, Ordering::Relaxed);
         Ok(self.append(self.store.resume_append(name, header, records)?, name))
     }
 

@@ -11,6 +11,7 @@ use lockstep_proto::replica::{Mode, Standing};
 use lockstep_proto::restore::Plan;
 use lockstep_proto::restore::batches::Committed;
 use lockstep_proto::store::Store;
+use lockstep_proto::verify;
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Outcome, Writer};
 
@@ -88,6 +89,35 @@ impl World {
                 places.all().into_iter().map(|index| places.at(index, process)).collect()
             }
         }
+    }
+
+    /// Those of [`each`](Self::each), by their place in the list, whose log does not end where the newest does.
+    pub(crate) fn behind(&self) -> Vec<usize> {
+        let Some(places) = self.places() else { return Vec::new() };
+        let newest = self.all_there_is().unwrap_or_else(|error| {
+            self.expect_fault(&error);
+            panic!("{error}");
+        });
+        let end = |store: &dyn Store| LogEnd::read(store, &self.keys).map(|end| end.position).ok();
+        let wanted = end(&*newest);
+        let there = |index: &usize| end(&*places.spot(*index).place.store("", &Process::checker()));
+        let numbered = places.all().into_iter().enumerate();
+        numbered.filter(|(_, index)| there(index) != wanted).map(|(number, _)| number).collect()
+    }
+
+    /// A place that is being brought up counts once it has everything (docs/format.md, W20). Until then it may have
+    /// segments before the snapshot that they go on from, where the place that it is brought up from was pruned
+    /// meanwhile: no order has none of such moments. That this is all that is wrong is shown by a copy of it.
+    pub(crate) fn expect_whole_once_brought_up(&self, number: usize) {
+        let Some(places) = self.places() else { panic!("it has one place") };
+        let copy = places.spot(places.all()[number]).place.copy();
+        let copy = copy.store("copy", &Process::checker());
+        let brought_up = self.all_there_is().and_then(|newest| places.copy(&*newest, &*copy));
+        brought_up.unwrap_or_else(|error| {
+            self.expect_fault(&error);
+            panic!("{error}");
+        });
+        verify::run(&*copy, &self.keys, &mut |_| {}).unwrap();
     }
 
     /// A place goes away, or the machine that it is on loses its power.

@@ -5,15 +5,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use age::x25519::Identity;
 use fastrand::Rng;
 use lockstep_proto::error::Error;
 use lockstep_proto::log::LogEnd;
 use lockstep_proto::marker::Marker;
+use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::replica::{Heal, Mirror};
 use lockstep_proto::restore::{self, Plan as RestorePlan};
+use lockstep_proto::retention::Policy;
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::slots::{self, Lock, Unlock};
 use lockstep_proto::store::Store;
@@ -21,8 +24,12 @@ use lockstep_proto::verify;
 use rusqlite::Connection;
 
 use crate::disk::{Lost, SimDisk};
-use crate::faults::{Fault, Plan, Process};
+use crate::faults::{Errno, Fault, Plan, Process};
+use crate::places::{Places, Spot};
 use crate::world::{Action, Place, World, rows_of};
+
+/// When everything was written.
+const LATER: u64 = 1 << 40;
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -69,14 +76,20 @@ struct Log {
 impl Log {
     fn new() -> Self {
         use Action::{Commit, Compact, Kill};
+        let actions = [Commit(1), Kill, Commit(2), Compact, Commit(1), Kill, Commit(3)];
+        Self::after(&actions, |_| Vec::new())
+    }
+
+    /// After these, and what is said when it has been looked at.
+    fn after(actions: &[Action], then: impl FnOnce(&Self) -> Vec<Action>) -> Self {
         let disk = SimDisk::new(false);
         let store: Arc<dyn Store> = Arc::new(disk.store("source", &Process::checker()));
         let steps = Arc::new(AtomicU64::new(0));
         let mut world = World::at(Place::Disk(disk), Rng::with_seed(5), &steps);
-        for action in [Commit(1), Kill, Commit(2), Compact, Commit(1), Kill, Commit(3)] {
-            world.act(action);
-        }
-        Self { keys: world.keys.clone(), store }
+        actions.iter().for_each(|action| world.act(*action));
+        let log = Self { keys: world.keys.clone(), store };
+        then(&log).into_iter().for_each(|action| world.act(action));
+        log
     }
 
     fn copy_to(&self, target: &dyn Store) -> Result<()> {
@@ -144,6 +157,127 @@ fn a_place_that_is_added_is_whole_or_no_backup() {
             log.expect_whole(store);
         },
     );
+}
+
+/// The place that it is copied from fails, for once or for good.
+#[test]
+fn what_could_not_be_read_is_not_left_out_of_a_place_that_is_added() {
+    let log = Log::new();
+    let source = SimDisk::new(false);
+    log.copy_to(&source.store("source", &Process::checker())).unwrap();
+    let steps = Arc::new(AtomicU64::new(0));
+    let copy = |number, lasting| {
+        let fault = Fault::Before(Errno::Io);
+        let process = Process::new(Plan::At { number, fault, lasting }, &steps);
+        let (disk, checker) = (SimDisk::new(false), Process::checker());
+        let (source, target) = (source.store("source", &process), disk.store("target", &checker));
+        let (source, keys) = (&source, &log.keys);
+        let copied = Mirror { source, target: &target, keys, before: None }.run(&mut |_| {});
+        if copied.is_ok() {
+            assert_eq!(content(&target), content(&*log.store), "operation {number}");
+        }
+        (copied.is_ok(), process.kinds().len() as u64)
+    };
+    let (well, operations) = copy(u64::MAX, false);
+    assert!(well);
+    for number in 0..operations {
+        for lasting in [false, true] {
+            copy(number, lasting);
+        }
+    }
+}
+
+/// Brings up a place that has the log of `actions`, and not what is done `then`: whatever fails, the place alone can be
+/// restored from, also as a process leaves it that dies.
+fn expect_to_be_restorable_at_any_moment(actions: &[Action], then: Vec<Action>) {
+    let before = SimDisk::new(false);
+    let log = Log::after(actions, |log| {
+        log.copy_to(&before.store("before", &Process::checker())).unwrap();
+        then
+    });
+    sweep(
+        &before,
+        |store| log.copy_to(&**store),
+        |store, well| {
+            let folder = tempfile::tempdir().unwrap();
+            let plan = RestorePlan::newest(store, &log.keys).unwrap();
+            restore::run(store, &log.keys, &plan, &folder.path().join("db"), &mut |_| {}).unwrap();
+            if well {
+                log.expect_whole(store);
+                let there = content(store);
+                for (name, bytes) in content(&*log.store) {
+                    assert_eq!(there.get(&name), Some(&bytes), "{name}");
+                }
+            }
+        },
+    );
+}
+
+/// It stays what it was, or has the new generation with the snapshot that this begins with.
+#[test]
+fn a_place_that_lacks_a_generation_can_be_restored_from_at_any_moment() {
+    use Action::{Commit, Compact, Gap, Kill};
+    let then = vec![Gap, Commit(2), Compact];
+    expect_to_be_restorable_at_any_moment(&[Commit(1), Kill, Commit(2)], then);
+}
+
+/// It has the whole log until it has the snapshot that the others go on from.
+#[test]
+fn a_place_that_lacks_the_snapshot_which_the_log_goes_on_from_can_be_restored_from_at_any_moment() {
+    use Action::{Commit, Compact, Kill, Prune};
+    let actions = [Commit(1), Kill, Commit(2), Kill, Commit(1)];
+    expect_to_be_restorable_at_any_moment(&actions, vec![Compact, Prune(1)]);
+}
+
+/// Retention began to look at it when all that it had was an older history.
+#[test]
+fn a_place_that_is_brought_up_while_retention_looks_at_it_loses_nothing() {
+    use Action::{Commit, Compact, Gap, Kill};
+    let before = SimDisk::new(false);
+    let log = Log::after(&[Commit(1), Compact, Commit(1), Kill, Compact, Commit(2)], |log| {
+        log.copy_to(&before.store("before", &Process::checker())).unwrap();
+        vec![Gap, Commit(2), Gap, Commit(2), Kill]
+    });
+    let policy = Policy { keep_last: 1, ..Policy::NOTHING };
+    for tenths in 0..40 {
+        let target = Spot::new(Place::Disk(before.after_power_cut(Lost::All)));
+        let places = Places::new(vec![target.clone()], 1, None, &log.keys, Rng::with_seed(1));
+        target.takes(Duration::from_millis(100));
+        let at = |process: &Process| places.at(0, process).unwrap();
+        let process = Process::checker();
+        let (source, its_target, keys) = (log.store.clone(), at(&process), log.keys.clone());
+        let copied = Arc::new(AtomicU64::new(0));
+        let done = copied.clone();
+        places.turns.start(Box::new(move || {
+            let (source, target) = (&*source, &*its_target);
+            Mirror { source, target, keys: &keys, before: None }.run(&mut |_| {}).unwrap();
+            done.store(1, Ordering::Relaxed);
+        }));
+        let store = at(&process);
+        places.turns.sleep(tenths * Duration::from_millis(100));
+        let plan = PrunePlan::new(&*store, &log.keys, &policy, LATER).unwrap();
+        plan.run(&*store, &mut || Ok(()), &mut |_| {}).unwrap();
+        while copied.load(Ordering::Relaxed) == 0 {
+            places.turns.sleep(Duration::from_secs(1));
+        }
+        log.expect_whole(&*target.place.store("target", &Process::checker()));
+        places.turns.finish();
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_is_not_copied() {
+    let log = Log::new();
+    let (name, mut bytes) = content(&*log.store)
+        .into_iter()
+        .find(|(name, _)| name.starts_with("snapshots/"))
+        .expect("no snapshot");
+    *bytes.last_mut().unwrap() ^= 1;
+    log.store.replace(&name, &bytes).unwrap();
+    let target = SimDisk::new(false).store("target", &Process::checker());
+    let copied = log.copy_to(&target);
+    assert!(matches!(copied, Err(Error::Damaged { .. })), "{copied:?}");
+    assert!(!target.exists(&name).unwrap());
 }
 
 #[test]

@@ -129,6 +129,11 @@ impl Turns {
         }
     }
 
+    /// True where all others have come to their end.
+    pub fn is_alone(&self) -> bool {
+        self.lock().threads.len() == 1
+    }
+
     fn hand_on<'a>(&'a self, own: usize, mut state: MutexGuard<'a, State>) {
         state.choose();
         self.until_it_is(own, state);

@@ -3,6 +3,7 @@
 //! wrong.
 
 mod full_disk;
+mod points;
 mod power_cuts;
 mod scene;
 mod syscalls;

@@ -3,28 +3,23 @@
 
 use std::fs;
 
-use lockstep_tests::backed::ci_or_long;
 use lockstep_tests::oracle;
 use lockstep_tests::strace::{Fault, Injection, possible_or_skip};
 
+use crate::points::{Point, Points};
 use crate::scene::{ERRORS, Scene, Tally, calls, places, seeded};
 
 /// Every call in turn, at these places of a run.
 fn sweep(faults: &[Fault], from_then_on: bool) -> Tally {
     let (mut rng, mut scene) = (seeded(), Scene::new());
-    for call in calls() {
-        // In the short form the errors take turns.
-        let turns = ci_or_long(1, faults.len());
-        for turn in 0..turns {
-            for (number, at) in places(&mut rng).into_iter().enumerate() {
-                let fault = faults[(number + turn) % faults.len()];
-                let happened = scene.session(&Injection { call, fault, at, from_then_on });
-                scene.judge();
-                if !happened {
-                    break;
-                }
-                scene.recover_now_and_then();
-            }
+    let mut points = Points::new(&mut rng, faults, places);
+    while let Some(point) = points.next() {
+        let Point { call, at, fault, .. } = point;
+        let happened = scene.session(&Injection { call, fault, at, from_then_on });
+        scene.judge();
+        match happened {
+            true => scene.recover_now_and_then(),
+            false => points.not_reached(point),
         }
     }
     scene.finish()

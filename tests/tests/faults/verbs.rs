@@ -12,7 +12,8 @@ use lockstep_tests::binaries::{Cli, Output};
 use lockstep_tests::oracle;
 use lockstep_tests::strace::{Fault, Injection, possible_or_skip};
 
-use crate::scene::{Scene, calls, places, seeded};
+use crate::points::{Point, Points};
+use crate::scene::{Scene, places, seeded};
 
 const FAULTS: [Fault; 3] = [Fault::Error("EIO"), Fault::Error("ENOSPC"), Fault::Death];
 
@@ -264,16 +265,12 @@ fn sweep(verb: &Verb) {
     }
     let (mut rng, world) = (seeded(), World::new());
     let mut tally = BTreeMap::new();
-    for call in calls() {
-        let turns = ci_or_long(1, FAULTS.len());
-        for turn in 0..turns {
-            for at in places_of_a_verb(&mut rng) {
-                let fault = FAULTS[(at as usize + turn) % FAULTS.len()];
-                let injection = Injection { call, fault, at, from_then_on: false };
-                if !verb.fails(&world, &injection, &mut tally) {
-                    break;
-                }
-            }
+    let mut points = Points::new(&mut rng, &FAULTS, places_of_a_verb);
+    while let Some(point) = points.next() {
+        let Point { call, at, fault, .. } = point;
+        let injection = Injection { call, fault, at, from_then_on: false };
+        if !verb.fails(&world, &injection, &mut tally) {
+            points.not_reached(point);
         }
     }
     println!("{}: {tally:?}", verb.name);

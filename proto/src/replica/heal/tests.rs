@@ -1,103 +1,10 @@
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::Path;
 
+use super::super::two::Two;
 use super::*;
-use crate::fence::Claimant;
-use crate::log::LogEnd;
-use crate::record::{Start, StartReason};
-use crate::replica::{Distance, Seen};
+use crate::replica::Distance;
 use crate::seal::StoreId;
-use crate::slots::Lock;
-use crate::store::FileStore;
-use crate::verify;
-use crate::version::DataVersion;
-use crate::writer::{Call, Writer};
-
-/// Two folders that hold the same log.
-struct Two {
-    folder: tempfile::TempDir,
-    keys: KeyRing,
-    version: u32,
-}
-
-impl Two {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = KeyRing::generate(StoreId([1; 16])).unwrap();
-        let mut two = Self { folder, keys, version: 0 };
-        let store = FileStore::create_root(&two.path("a")).unwrap();
-        slots::add(&store, &two.keys, &Lock::Node(zeroize::Zeroizing::new([7; 32]))).unwrap();
-        let claimant = Claimant::this_process("test", "init", "here", 1).unwrap();
-        let mut writer = Writer::create(Arc::new(store), two.keys.clone(), claimant).unwrap();
-        writer.begin(Start { reason: StartReason::Init, base: None }, None, 1).unwrap();
-        writer.close(1);
-        Marker::new(two.keys.store(), 1).create(&two.store("a")).unwrap();
-        two.write("a", 5);
-        two.write("a", 5);
-        FileStore::create_root(&two.path("b")).unwrap();
-        two.mirror("a", "b");
-        two
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn store(&self, name: &str) -> FileStore {
-        FileStore::open_root(&self.path(name)).unwrap()
-    }
-
-    /// A session of so many batches.
-    fn write(&mut self, name: &str, batches: u32) {
-        let claimant = Claimant::this_process("test", "node", "here", 2).unwrap();
-        let store = Arc::new(self.store(name));
-        let mut writer = Writer::open(store, self.keys.clone(), claimant, 2).unwrap();
-        for _ in 0..batches {
-            self.version += 1;
-            let writes = [format!("INSERT INTO t VALUES ({})", self.version)];
-            let version = DataVersion(self.version);
-            let call = Call { data_version: version, transaction: true, writes: &writes };
-            writer.append(&call, 3).unwrap();
-        }
-        writer.close(4);
-    }
-
-    fn mirror(&self, from: &str, to: &str) -> Mirrored {
-        let (source, target) = (&self.store(from), &self.store(to));
-        Mirror { source, target, keys: &self.keys, before: None }.run(&mut |_| {}).unwrap()
-    }
-
-    fn heal(&self, from: &str, to: &str) -> Result<Vec<Fault>> {
-        let (source, target) = (&self.store(from), &self.store(to));
-        let heal = Heal { source, target, keys: &self.keys, before: None };
-        let faults = heal.plan(&mut |_| {})?;
-        heal.run(&faults, &mut |_| {})?;
-        Ok(faults)
-    }
-
-    fn segments(&self, name: &str) -> Vec<PathBuf> {
-        let all = all_segments(&self.store(name)).unwrap();
-        all.iter().map(|entry| self.path(name).join(entry.name.to_string())).collect()
-    }
-
-    #[track_caller]
-    fn expect_same(&self) {
-        for name in ["a", "b"] {
-            verify::run(&self.store(name), &self.keys, &mut |_| {}).unwrap();
-            assert_eq!(small_faults(&self.store(name), &self.keys).unwrap(), []);
-        }
-        assert_eq!(self.content("a"), self.content("b"));
-    }
-
-    fn content(&self, name: &str) -> Vec<(String, Vec<u8>)> {
-        let store = self.store(name);
-        let entries = store.list_all("").unwrap();
-        entries
-            .into_iter()
-            .map(|entry| (entry.name.clone(), store.read(&entry.name).unwrap()))
-            .collect()
-    }
-}
 
 /// A name, and what is done to 'b'.
 type Harm<'a> = (&'a str, &'a dyn Fn(&Two));
@@ -189,6 +96,81 @@ fn a_source_that_is_behind_does_not_shorten_a_log() {
     assert_eq!(two.content("a"), before);
 }
 
+/// Zeros behind the newest record are nothing that the source lacks.
+#[test]
+fn a_newest_segment_that_is_zeroed_ahead_is_healed() {
+    let two = Two::new();
+    let path = two.segments("b").pop().unwrap();
+    flip(&path, 200);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.resize(bytes.len() + 5_000, 0);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(two.heal("a", "b").unwrap()[0].healable);
+    two.expect_same();
+}
+
+/// What it holds more there nobody was told of.
+#[test]
+fn a_damaged_segment_that_the_source_has_gone_on_from_is_replaced_by_a_shorter_one() {
+    let two = Two::longer_at_b(1);
+    let path = two.segments("b").pop().unwrap();
+    let name = path.strip_prefix(two.path("b")).unwrap();
+    flip(&path, 200);
+    assert!(two.heal("a", "b").unwrap()[0].healable);
+    let [healed, wanted] = ["b", "a"].map(|of| std::fs::read(two.path(of).join(name)).unwrap());
+    assert_eq!(healed, wanted);
+}
+
+#[test]
+fn the_segment_that_is_being_written_is_left_alone() {
+    let two = Two::new();
+    flip(two.segments("b").last().unwrap(), 200);
+    flip(&two.segments("b")[1], 200);
+    let before = Some(two.end("a").segment.age());
+    let (source, target) = (&two.store("a"), &two.store("b"));
+    let heal = Heal { source, target, keys: &two.keys, before };
+    let faults = heal.plan(&mut |_| {}).unwrap();
+    let older = &two.segments("b")[1];
+    let name = older.strip_prefix(two.path("b")).unwrap().to_str().unwrap();
+    assert_eq!(faults.iter().map(|fault| fault.object.as_str()).collect::<Vec<_>>(), [name]);
+    let healed = heal.run(&faults, &mut |_| {}).unwrap();
+    assert_eq!((healed.objects, healed.bytes), (1, std::fs::read(older).unwrap().len() as u64));
+}
+
+#[test]
+fn a_marker_alone_makes_no_store_of_what_lies_there() {
+    let two = Two::new();
+    two.segments("b").iter().for_each(|path| flip(path, 40));
+    truncate(&two.path("b").join(layout::MARKER), 10);
+    let faults = two.heal("a", "b").unwrap();
+    let healable = |fault: &&Fault| fault.healable;
+    assert_eq!(faults.iter().filter(healable).count(), two.segments("b").len(), "{faults:?}");
+    assert!(Marker::read(&two.store("b")).is_err());
+}
+
+/// Holds count by their names, and what is no slot is none that is damaged. Of companion files the source may have none.
+#[test]
+fn what_is_damaged_besides_is_named_and_nothing_else() {
+    let two = Two::new();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = two.path("b").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    write(&layout::hold(1, 5), b"");
+    write("keys/README", b"whose they are");
+    let files = layout::files(1, 7);
+    write(&files, b"none of ours");
+    let named = || {
+        let faults = two.heal("a", "b").unwrap();
+        let named = faults.into_iter().map(|fault| (fault.object, fault.healable));
+        named.collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(named(), BTreeMap::from([(files.clone(), false)]));
+    truncate(&two.path("b").join(layout::MARKER), 10);
+    assert_eq!(named(), BTreeMap::from([(files, false), (layout::MARKER.into(), true)]));
+}
+
 #[test]
 fn two_histories_are_refused() {
     let mut two = Two::new();
@@ -196,10 +178,7 @@ fn two_histories_are_refused() {
     two.write("a", 3);
     two.version = version;
     two.write("b", 3);
-    let (a, b) = (two.store("a"), two.store("b"));
-    let ends = [&a, &b].map(|store| LogEnd::read(store, &two.keys).unwrap());
-    let seen = Seen { store: &a, end: &ends[0] };
-    let error = seen.compare(&Seen { store: &b, end: &ends[1] }, &two.keys).unwrap_err();
+    let error = two.compare().unwrap_err();
     assert!(matches!(error, Error::TwoHistories { .. }), "{error}");
     let before = two.content("b");
     assert!(matches!(two.heal("a", "b"), Err(Error::TwoHistories { .. })));
@@ -210,16 +189,12 @@ fn two_histories_are_refused() {
 fn one_that_is_behind_is_told_from_one_that_went_another_way() {
     let mut two = Two::new();
     two.write("a", 3);
-    let (a, b) = (two.store("a"), two.store("b"));
-    let ends = [&a, &b].map(|store| LogEnd::read(store, &two.keys).unwrap());
-    let (newest, other) = (Seen { store: &a, end: &ends[0] }, Seen { store: &b, end: &ends[1] });
-    assert!(newest.end.age() > other.end.age());
-    let records = ends[0].position.seq - ends[1].position.seq;
-    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Distance::Behind { records });
+    let (newest, other) = (two.end("a"), two.end("b"));
+    assert!(newest.age() > other.age());
+    let records = newest.position.seq - other.position.seq;
+    assert_eq!(two.compare().unwrap(), Distance::Behind { records });
     two.mirror("a", "b");
-    let end = LogEnd::read(&b, &two.keys).unwrap();
-    let other = Seen { store: &b, end: &end };
-    assert_eq!(newest.compare(&other, &two.keys).unwrap(), Distance::Current);
+    assert_eq!(two.compare().unwrap(), Distance::Current);
 }
 
 #[test]

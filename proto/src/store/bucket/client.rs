@@ -377,7 +377,10 @@ impl Client {
     /// Where the server refuses.
     pub async fn remove_parts(&self, partial: &Partial, keep_first: bool) -> Result<()> {
         let mut objects = partial.objects();
-        if keep_first && !objects.is_empty() {
+        // Where that was interrupted, it is empty already, and none of the parts.
+        let has_first =
+            partial.parts.first().is_some_and(|part| part.seq == partial.name.first_seq);
+        if keep_first && has_first {
             let first = objects.remove(0);
             self.put(&first, Bytes::new(), PutMode::Overwrite).await.map_err(explain)?;
         }

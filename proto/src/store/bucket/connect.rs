@@ -183,7 +183,11 @@ mod tests {
     use super::*;
 
     fn connected(url: &str) -> Result<Connection, String> {
-        let vars = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "topsecret")];
+        let vars = [
+            ("AWS_ACCESS_KEY_ID", "id"),
+            ("AWS_SECRET_ACCESS_KEY", "topsecret"),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+        ];
         let vars = vars.map(|(key, value)| (key.to_owned(), value.to_owned()));
         connect(&url.parse().unwrap(), &Options::from_vars(vars)).map_err(|error| error.to_string())
     }
@@ -195,6 +199,21 @@ mod tests {
         assert_eq!(place.prefix.as_ref(), "my/node");
         assert!(place.flat);
         assert_eq!(label(&"https://me:pw@cloud/dav".parse().unwrap()), "https://me@cloud/dav");
+    }
+
+    #[test]
+    fn each_kind_of_url_leads_to_its_provider() {
+        for (url, provider, flat) in [
+            ("s3://bucket/node", "AmazonS3", true),
+            ("gs://bucket/node", "GoogleCloudStorage", true),
+            ("az://container/node", "MicrosoftAzure", true),
+            ("https://cloud/dav/node", "HttpStore", false),
+        ] {
+            let place = connected(url).unwrap();
+            let client = format!("{:?}", place.store);
+            assert!(client.starts_with(provider), "{url}: {client}");
+            assert_eq!(place.flat, flat, "{url}");
+        }
     }
 
     #[test]

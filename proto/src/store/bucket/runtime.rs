@@ -131,3 +131,26 @@ impl io::Read for Reader {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::*;
+    use crate::store::bucket::connect::Connection;
+
+    /// As the plugin does at its end.
+    #[test]
+    fn a_connection_may_be_closed_where_another_runtime_runs() {
+        let connection = Connection {
+            label: "test".into(),
+            store: Box::new(InMemory::new()),
+            prefix: Path::default(),
+            flat: true,
+        };
+        let lane = Lane::new(Client::new(connection, std::time::Duration::ZERO)).unwrap();
+        assert!(!lane.wait("look up", "a", async |client| client.exists("a").await).unwrap());
+        Builder::new_current_thread().build().unwrap().block_on(async { drop(lane) });
+    }
+}
