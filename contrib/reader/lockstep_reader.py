@@ -172,11 +172,11 @@ def history(store):
         bound = kept[0].at if kept else ends[1]
         if bound not in ends:  # R12, R13
             need(len(found) == 2, damage or f"{name[0]}: the next one is bound to seq {bound[0]}, not to its end")
-            passed.append(ends[0])
+            passed = [end for end in passed if end != ends[1]] + ends[:1]
             continue
-        good = ends if bound == ends[1] else ends[:1]  # R11
-        need(all(end in good for end in passed), f"{name[0]}: two histories meet behind it")
-        kept, passed, generation = found[:len(found) - 2 + len(good)] + kept[1:], [], name[1]
+        need(all(end in ends for end in passed), f"{name[0]}: two histories meet behind it")
+        good = len(found) - (bound != ends[1])  # R11
+        kept, passed, generation = found[:good] + kept[1:], [], name[1]
         yield generation, kept
     need(kept and not passed, "log: it has no beginning")
 

@@ -1,10 +1,10 @@
 //! Removing what a retention policy does not keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::hold::Hold;
-use crate::layout::SnapshotName;
+use crate::layout::{self, SnapshotName};
 use crate::log::{self, Beginnings, LogEnd, SegmentEntry};
 use crate::record::TimeMs;
 use crate::restore::beginning_of;
@@ -92,6 +92,12 @@ impl PrunePlan {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         Hold::refuse_removal(store)?;
+        let kept = self.judgement.verdicts.iter().filter(|verdict| verdict.is_kept());
+        let generations: BTreeSet<u32> = kept.map(|of| of.point.name.generation).collect();
+        // What goes is not needed because of those that stay.
+        for generation in generations {
+            store.sync_names(&layout::snapshot_folder(generation))?;
+        }
         let mut removed = 0;
         let mut remove = |name: String| {
             may_go_on()?;

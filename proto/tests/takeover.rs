@@ -115,6 +115,26 @@ fn an_older_writer_is_refused_and_its_record_is_void() {
 /// which has only the first of them.
 #[test]
 fn of_several_segments_that_nobody_was_told_of_any_may_be_gone_on_from() {
+    let (log, elsewhere) = with_segments_that_nobody_was_told_of();
+    go_on_elsewhere(&log, &elsewhere, 6);
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 2)", "(3, 2)", "(4, 2)"]);
+}
+
+/// And another one had begun behind the last of them, and was never told either.
+#[test]
+fn what_was_begun_behind_a_segment_that_nobody_was_told_of_is_void_with_it() {
+    let (log, elsewhere) = with_segments_that_nobody_was_told_of();
+    drop(log.open("a").unwrap());
+    // Its claim was everywhere.
+    let claimant = Claimant::this_process("test", "node", "a", 1).unwrap();
+    fence::claim(&elsewhere.store, &elsewhere.keys, &claimant).unwrap();
+    go_on_elsewhere(&log, &elsewhere, 7);
+    assert_eq!(log.logged(), ["(1, 1)", "(2, 3)", "(3, 3)", "(4, 3)"]);
+}
+
+/// A log, and another place of it, which has only the first of several segments that hold nothing but the record that
+/// opens them.
+fn with_segments_that_nobody_was_told_of() -> (Log, Log) {
     let (log, mut old) = Log::new();
     log.fail_next(0, Fault::Before);
     log.append(&mut old, 2).unwrap_err();
@@ -125,18 +145,19 @@ fn of_several_segments_that_nobody_was_told_of_any_may_be_gone_on_from() {
         log.append(&mut old, 2).unwrap_err();
         elsewhere.get_or_insert_with(|| log.copy());
     }
-    let elsewhere = elsewhere.unwrap();
+    (log, elsewhere.unwrap())
+}
+
+/// A newer writer goes on there, and then the place that it had not seen is brought up, to so many segments.
+fn go_on_elsewhere(log: &Log, elsewhere: &Log, segments: usize) {
     let mut new = elsewhere.open("a").unwrap();
     for version in 2..5 {
         elsewhere.append(&mut new, version).unwrap();
     }
-    // The place that it had not seen is brought up.
     let newer = elsewhere.store.0.lock().unwrap().objects.clone();
     log.store.0.lock().unwrap().objects.extend(newer);
-    let segments =
-        log.store.0.lock().unwrap().objects.keys().filter(|name| name.starts_with("log")).count();
-    assert_eq!(segments, 6);
-    assert_eq!(log.logged(), ["(1, 1)", "(2, 2)", "(3, 2)", "(4, 2)"]);
+    let objects = log.store.0.lock().unwrap().objects.clone();
+    assert_eq!(objects.keys().filter(|name| name.starts_with("log")).count(), segments);
 }
 
 #[test]

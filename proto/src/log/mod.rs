@@ -365,11 +365,20 @@ impl<'a> LogReader<'a> {
 struct Reading {
     continuity: Continuity,
     held: Option<Held>,
-    /// What was read before each of the newest segments, while those have only one record and void another: if the
-    /// next segment follows one of *these*, its writer had not seen what came after, and that is void whole.
-    instead: Vec<(Continuity, Held)>,
+    /// The newest segments, as long as they have one record only: if the next one follows what was read before one of
+    /// *these*, its writer had not seen what came after, and that is void whole.
+    single: Vec<Single>,
     /// The end of the newest segment is damaged: harmless only if the next continues from there all the same.
     broken: Option<Error>,
+}
+
+/// A segment of which one record was read so far.
+struct Single {
+    /// What was read before it.
+    before: Continuity,
+    /// The newest record of that, and whether the segment makes it void.
+    held: Option<Held>,
+    voids: bool,
 }
 
 /// A record that was not given to the visitor yet.
@@ -406,7 +415,7 @@ impl Reading {
                         // Only now is the header proved: until here it is anybody's.
                         self.follow(segment, visitor)?;
                     } else {
-                        self.settle(visitor);
+                        self.settle(visitor)?;
                         self.give_held(visitor)?;
                     }
                     let at = Mark { seq, chain: records.chain() };
@@ -424,54 +433,55 @@ impl Reading {
         }
     }
 
-    /// A segment begins: what came before it is given, or void.
+    /// A segment begins behind what was read, or behind what was read before one that is void then.
     fn follow(&mut self, segment: &LoadedSegment, visitor: &mut dyn Visitor) -> Result<()> {
         let (name, header) = (segment.name, &segment.header);
         let mut before = self.continuity;
-        let follows = match self.continuity.segment(name, header) {
-            Ok(follows) => follows,
-            Err(error) => loop {
-                let Some((continuity, held)) = self.instead.pop() else {
-                    // What is missing was damaged: that is the better place to name.
-                    return Err(self.broken.take().unwrap_or(error));
-                };
-                if let Some(void) = self.held.replace(held) {
-                    visitor.void(void.name, void.at.seq);
-                }
-                (self.continuity, before) = (continuity, continuity);
-                if let Ok(follows) = self.continuity.segment(name, header) {
-                    break follows;
-                }
-            },
-        };
-        self.broken = None;
-        match follows {
-            Follows::Directly => {
-                self.settle(visitor);
-                self.give_held(visitor)
+        let mut followed = self.continuity.segment(name, header);
+        while let Err(error) = followed {
+            let Some(single) = self.single.pop() else {
+                // What is missing was damaged: that is the better place to name.
+                return Err(self.broken.take().unwrap_or(error));
+            };
+            if let Some(void) = std::mem::replace(&mut self.held, single.held) {
+                visitor.void(void.name, void.at.seq);
             }
-            Follows::VoidingLast => {
-                self.instead.extend(self.held.take().map(|held| (before, held)));
-                Ok(())
-            }
+            (self.continuity, before) = (single.before, single.before);
+            followed = self.continuity.segment(name, header).map_err(|_| error);
         }
+        self.broken = None;
+        let voids = matches!(followed, Ok(Follows::VoidingLast));
+        // The first one of all is what the others are compared with.
+        if before.last.is_some() {
+            self.single.push(Single { before, held: self.held.take(), voids });
+        }
+        Ok(())
     }
 
-    /// The newest segment's first record was acknowledged: what it voids is void.
-    fn settle(&mut self, visitor: &mut dyn Visitor) {
-        for (_, void) in self.instead.drain(..) {
-            visitor.void(void.name, void.at.seq);
+    /// The newest segment's first record was acknowledged: what was held back is given, or void.
+    fn settle(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
+        for single in std::mem::take(&mut self.single) {
+            match single.held {
+                Some(void) if single.voids => visitor.void(void.name, void.at.seq),
+                held => self.give(held, visitor)?,
+            }
         }
+        Ok(())
     }
 
     /// The records that a segment which is written next may be bound to.
     fn bindable(&self) -> Vec<Mark> {
-        let before = self.instead.iter().map(|(continuity, _)| continuity);
+        let before = self.single.iter().map(|single| &single.before);
         before.chain([&self.continuity]).flat_map(Continuity::bindable).collect()
     }
 
     fn give_held(&mut self, visitor: &mut dyn Visitor) -> Result<()> {
-        let Some(held) = self.held.take() else { return Ok(()) };
+        let held = self.held.take();
+        self.give(held, visitor)
+    }
+
+    fn give(&self, held: Option<Held>, visitor: &mut dyn Visitor) -> Result<()> {
+        let Some(held) = held else { return Ok(()) };
         if let Some(after) = self.continuity.after {
             after.passes(held.name, held.at)?;
         }
@@ -482,7 +492,7 @@ impl Reading {
         if let Some(error) = self.broken {
             return Err(error);
         }
-        self.settle(visitor);
+        self.settle(visitor)?;
         self.give_held(visitor)?;
         Ok(self.continuity.last)
     }

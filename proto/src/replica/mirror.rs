@@ -128,6 +128,7 @@ impl Mirror<'_> {
         let there = all_segments(self.target)?;
         for begins in self.missing_beginnings()? {
             if there.iter().any(|entry| begins.has(entry.name)) {
+                self.target.sync_names(&layout::snapshot_folder(begins.generation))?;
                 self.copy(&begins.name, done, progress)?;
             }
         }
@@ -273,6 +274,7 @@ impl Mirror<'_> {
                 self.copy_snapshots(done, progress)?;
             }
             for of in of_it {
+                self.target.sync_names(&layout::snapshot_folder(of.generation))?;
                 self.copy(&of.name, done, progress)?;
             }
         }
@@ -321,7 +323,8 @@ impl Mirror<'_> {
         if there && let Some(target) = load(self.target, self.keys, name)? {
             let (found, found_count) = target.whole(self.keys)?;
             if found == wanted || found.starts_with(wanted) && found_count <= count + 1 {
-                return Ok(());
+                // What is read may be in a cache only: whoever wrote it may have failed before it was synced.
+                return Ok(self.target.sync(&object)?);
             }
             if !wanted.starts_with(found) {
                 return Err(self.two_histories(name));
@@ -342,9 +345,10 @@ impl Mirror<'_> {
     ) -> Result<()> {
         let names: BTreeSet<SegmentName> = wanted.iter().map(|entry| entry.name).collect();
         let oldest = wanted.iter().map(|entry| entry.name.age()).min();
+        let beginnings = Beginnings::read(self.source)?;
         for &name in there.keys().filter(|name| !names.contains(name)) {
-            // The source may have been pruned.
-            if oldest.is_some_and(|oldest| name.age() < oldest) {
+            // The source may have been pruned: of what is before its log, or of an older history whole.
+            if oldest.is_some_and(|oldest| name.age() < oldest) || beginnings.leaves_out(&name) {
                 continue;
             }
             if let Some(segment) = load(self.target, self.keys, name)?

@@ -249,6 +249,9 @@ impl Replicas {
                 replica.report.standing = Standing::Behind;
             }
         }
+        state.looked = true;
+        drop(state);
+        self.quorum.shared.work.ring();
         Ok(end)
     }
 

@@ -79,6 +79,8 @@ pub(super) struct State {
     pub replicas: Vec<Replica>,
     /// The newest epoch that the writer has claimed, or is about to.
     pub epoch: u32,
+    /// Behind that claim it was looked where the log ends.
+    pub looked: bool,
     /// A newer one was seen somewhere.
     pub fenced: bool,
     pub closing: bool,
@@ -99,7 +101,7 @@ impl State {
         if epoch <= self.epoch {
             return;
         }
-        self.epoch = epoch;
+        (self.epoch, self.looked) = (epoch, false);
         self.feed.clear();
         let steps = self.feed.steps();
         for replica in &mut self.replicas {
@@ -112,6 +114,13 @@ impl State {
         let replica = &self.replicas[index];
         let lacks = self.feed.steps().saturating_sub(replica.done);
         Report { lacks, ..replica.report.clone() }
+    }
+
+    /// The place `index` lacks something of what is before the feed, and it is known what that is.
+    pub fn is_lacking(&self, index: usize) -> bool {
+        let replica = &self.replicas[index];
+        let is_known = self.looked || self.feed.oldest().is_some();
+        !replica.whole && !replica.removed && is_known
     }
 
     /// A place that has everything, to copy from to the place `index`.

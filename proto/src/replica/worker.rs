@@ -128,11 +128,11 @@ impl Worker {
         if !due {
             return None;
         }
-        match state.feed.oldest() {
-            Some(_) => Some(Work::BringUp),
-            // Before anything is written nothing is known of what is to be brought up.
-            None => self.retry_at.map(|_| Work::Reopen),
+        if state.feed.oldest().is_some() || state.is_lacking(self.index) {
+            return Some(Work::BringUp);
         }
+        // Before the log is claimed nothing is known of what is to be brought up.
+        self.retry_at.map(|_| Work::Reopen)
     }
 
     /// Makes a step of the writer's.
@@ -234,11 +234,8 @@ impl Worker {
         Ok(())
     }
 
-    /// It lacks something of what is before the feed, once that has begun.
     fn is_lacking(&self) -> bool {
-        let state = self.shared.lock();
-        let replica = &state.replicas[self.index];
-        !replica.whole && !replica.removed && state.feed.oldest().is_some()
+        self.shared.lock().is_lacking(self.index)
     }
 
     /// The place that it was to be compared with may have gone away meanwhile: then its own log tells that nothing of it
@@ -282,10 +279,11 @@ impl Worker {
         self.shared.lock().replicas[index].destination.clone()
     }
 
-    /// Brings the place up to where the feed begins. False where nothing was copied: it had everything.
+    /// Brings the place up to where the feed begins, or will begin. False where nothing was copied: it had everything.
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
-        let Some((oldest, _)) = self.shared.lock().feed.oldest() else { return Ok(false) };
-        let before = Some(oldest.age());
+        let name_of = |oldest: Option<(SegmentName, u64)>| oldest.map(|(name, _)| name);
+        let oldest = name_of(self.shared.lock().feed.oldest());
+        let before = oldest.map(|name| name.age());
         let source = self.source();
         match &source {
             Ok(source) => {
@@ -297,8 +295,9 @@ impl Worker {
             Err(_) => return source.map(|_| false),
         }
         let mut state = self.shared.lock();
-        // What was forgotten meanwhile is copied in the next round.
-        if let Some((_, first)) = state.feed.oldest().filter(|(name, _)| *name == oldest) {
+        // What was forgotten, or begun, meanwhile is copied in the next round.
+        if name_of(state.feed.oldest()) == oldest {
+            let first = state.feed.oldest().map_or(state.feed.steps(), |(_, first)| first);
             let replica = &mut state.replicas[self.index];
             replica.done = first;
             replica.set_whole(true);

@@ -150,6 +150,10 @@ impl Store for CopiedBucket {
         Ok(Partial::show(&self.parts(), folder, self.folder.list(folder)?))
     }
 
+    fn sync_names(&self, folder: &str) -> Result<(), StoreError> {
+        self.folder.sync_names(folder)
+    }
+
     fn sync(&self, name: &str) -> Result<(), StoreError> {
         match self.partial(name)? {
             None => self.folder.sync(name),

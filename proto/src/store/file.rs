@@ -279,6 +279,15 @@ impl Store for FileStore {
         self.write_over(name, &bytes).map(drop)
     }
 
+    fn sync_names(&self, folder: &str) -> Result<(), StoreError> {
+        match self.folder(folder, false) {
+            Err(error) if matches!(error.kind, StoreErrorKind::NotFound) => return Ok(()),
+            there => drop(there?),
+        }
+        let names = self.folder(folder, true)?.sync();
+        names.map_err(self.failed("sync folder", folder))
+    }
+
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         let (folder, file) = match self.locate(name, false) {
             Err(StoreError { kind: StoreErrorKind::NotFound, .. }) => return Ok(()),

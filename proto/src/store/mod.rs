@@ -174,6 +174,15 @@ pub trait Store: Send + Sync {
     /// [`StoreError`].
     fn sync(&self, name: &str) -> Result<(), StoreError>;
 
+    /// Makes the names durable that objects in a folder have: whoever made one may have died right after, and others must
+    /// not remove anything because it is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn sync_names(&self, _folder: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Removes an object, durably; fine where there is none.
     ///
     /// # Errors

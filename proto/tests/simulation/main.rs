@@ -148,6 +148,27 @@ fn what_could_not_be_synced_is_not_built_on() {
     assert!(struck > 5, "{struck}");
 }
 
+/// Who publishes a snapshot dies before its name is durable. It is there for all to see, and retention must not rely on it.
+#[test]
+fn for_a_snapshot_whose_name_may_be_lost_nothing_is_removed() {
+    use Action::{Commit, Compact, CutPower, Kill, Prune};
+    let steps = Arc::new(AtomicU64::new(0));
+    let script = [Commit(1), Kill, Commit(2), Kill, Commit(1), Compact, Prune(1), CutPower];
+    let run = |number, seed| {
+        let disk = Place::Disk(SimDisk::new(false));
+        let mut world = World::at(disk, Rng::with_seed(seed), &steps);
+        world.fail_by(Plan::At { number, fault: Fault::DieAfter, lasting: false });
+        script.iter().for_each(|action| world.act(*action));
+        let kinds = world.kinds();
+        world.end();
+        kinds
+    };
+    for seed in 0..8 {
+        let kinds = (0..).zip(run(u64::MAX, seed));
+        kinds.filter(|(_, kind)| *kind == Kind::Name).for_each(|(at, _)| drop(run(at, seed)));
+    }
+}
+
 /// Whatever was in a bucket once and was removed comes back, as by a request that was given up and arrives late. It is left
 /// out, and removed again.
 #[test]

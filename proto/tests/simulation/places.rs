@@ -398,6 +398,11 @@ impl Store for Far {
         self.store.sync(name)
     }
 
+    fn sync_names(&self, folder: &str) -> Result<(), StoreError> {
+        self.line.pass("sync", folder)?;
+        self.store.sync_names(folder)
+    }
+
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         self.line.pass("remove", name)?;
         self.store.remove(name)

@@ -229,6 +229,23 @@ fn a_place_that_lacks_the_snapshot_which_the_log_goes_on_from_can_be_restored_fr
     expect_to_be_restorable_at_any_moment(&actions, vec![Compact, Prune(1)]);
 }
 
+/// There is a segment of an older history yet that its writer never finished.
+#[test]
+fn a_place_that_has_an_older_history_which_the_others_removed_is_brought_up() {
+    use Action::{Commit, Gap, Kill, Prune};
+    let before = SimDisk::new(false);
+    let log = Log::after(&[Commit(1), Kill, Commit(2), Gap, Commit(1), Kill], |log| {
+        log.copy_to(&before.store("before", &Process::checker())).unwrap();
+        vec![Prune(1), Commit(1), Kill]
+    });
+    log.store.create("log/00000009/00000001-00000009-0000000000000001.seg", b"").unwrap();
+    let target = before.store("target", &Process::checker());
+    assert!(target.list_all("log/00000001").unwrap().len() > 1);
+    assert_eq!(log.store.list_all("log/00000001").unwrap(), []);
+    log.copy_to(&target).unwrap();
+    log.expect_whole(&target);
+}
+
 /// Retention began to look at it when all that it had was an older history.
 #[test]
 fn a_place_that_is_brought_up_while_retention_looks_at_it_loses_nothing() {

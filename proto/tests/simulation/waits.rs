@@ -16,7 +16,7 @@ use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::Call;
 
 use crate::bucket::SimBucket;
-use crate::faults::{Plan, Process};
+use crate::faults::{Errno, Fault, Kind, Plan, Process};
 use crate::scene::{FOR_EVER, SECOND, Scene, append};
 use crate::world::Place;
 
@@ -485,6 +485,50 @@ fn what_an_older_writer_writes_while_the_log_is_opened_is_not_built_on() {
             verify::run(&*scene.store(index), &scene.keys, &mut |_| {})
                 .unwrap_or_else(|error| panic!("after {tenths} tenths: {error}"));
             assert_eq!(scene.end(index), scene.end(0));
+        }
+    }
+}
+
+/// Of so many places: a first process with `first` going wrong, then a second one with `second`. Each place then has the
+/// whole log, also without what was never synced. Gives what the operations of each were.
+fn after_two_processes(first: Plan, second: Plan) -> [Vec<Kind>; 2] {
+    let mut scene = Scene::new(3, 0, Some(2));
+    scene.process = Process::new(first, &Arc::default());
+    let (replicas, mut writer) = scene.open();
+    append(&mut writer, 1..=3).unwrap();
+    let kinds = scene.process.kinds();
+    scene.process.kill();
+    drop((replicas, writer));
+    scene.sleep(100);
+    scene.process = Process::new(second, &Arc::default());
+    let (replicas, mut writer) = scene.open();
+    append(&mut writer, 4..=6).unwrap();
+    replicas.settle(60 * SECOND);
+    scene.sleep(100);
+    for index in 0..3 {
+        let place = scene.disk(index).store("there", &Process::checker());
+        verify::run(&place, &scene.keys, &mut |_| {}).unwrap();
+        assert_eq!(LogEnd::read(&place, &scene.keys).unwrap().position, scene.end(0));
+    }
+    [kinds, scene.process.kinds()]
+}
+
+/// What is read there may be in a cache only: a write failed before it was synced, and so did what would have synced it.
+#[test]
+fn what_a_place_has_already_is_durable_there_once_it_is_brought_up() {
+    let never = || Plan::At { number: u64::MAX, fault: Fault::DieBefore, lasting: false };
+    let kinds = after_two_processes(never(), never());
+    let all = |of: &[Kind], kind: Kind| -> Vec<u64> {
+        let numbered = (0..).zip(of).filter(|(_, of)| **of == kind);
+        numbered.map(|(number, _)| number).collect()
+    };
+    let writes = all(&kinds[0], Kind::Write);
+    for &write in &writes[writes.len() - 3..] {
+        for name in all(&kinds[1], Kind::Name) {
+            let fault = Fault::After(Errno::Io);
+            let first = Plan::At { number: write, fault, lasting: false };
+            let fault = Fault::Before(Errno::NoSpace);
+            after_two_processes(first, Plan::At { number: name, fault, lasting: false });
         }
     }
 }
