@@ -4,6 +4,7 @@
 //! brought up by copying what it lacks, and one that was damaged by replacing what is wrong. Nothing is copied that
 //! does not open and prove itself, and two histories are never mixed.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
@@ -217,19 +218,31 @@ impl Mirror<'_> {
     }
 
     fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        // A snapshot that is further than the log beside it would be taken for damage.
-        let reached = match LogEnd::read(self.target, self.keys) {
-            Err(Error::Nothing { .. }) => 0,
-            end => end?.position.seq,
-        };
+        let log = all_segments(self.target)?;
+        let mut reached = BTreeMap::new();
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
-            if SnapshotName::parse_object(&name).is_none_or(|found| found.seq > reached) {
-                continue;
+            let Some(found) = SnapshotName::parse_object(&name) else { continue };
+            let reached = match reached.entry(found.generation) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(unknown) => *unknown.insert(self.reached(&log, found.generation)?),
+            };
+            // One that is further than the log beside it would be taken for damage. Of an older history the source may have
+            // snapshots alone, as they came back from elsewhere after it was removed.
+            if found.seq <= reached {
+                self.copy_snapshot(&name, done, progress)?;
             }
-            self.copy_snapshot(&name, done, progress)?;
         }
         Ok(())
+    }
+
+    /// The newest record that the target has of a generation; 0 where it has none.
+    fn reached(&self, log: &[SegmentEntry], generation: u32) -> Result<u64> {
+        let own = log.iter().filter(|entry| entry.name.generation == generation);
+        match LogEnd::read_listed(self.target, self.keys, &own.copied().collect::<Vec<_>>()) {
+            Err(Error::Nothing { .. }) => Ok(0),
+            end => Ok(end?.position.seq),
+        }
     }
 
     /// Copies a snapshot. It counts once it was read there, as any.

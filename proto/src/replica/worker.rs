@@ -282,8 +282,12 @@ impl Worker {
     /// Brings the place up to where the feed begins, or will begin. False where nothing was copied: it had everything.
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
         let name_of = |oldest: Option<(SegmentName, u64)>| oldest.map(|(name, _)| name);
-        let oldest = name_of(self.shared.lock().feed.oldest());
-        let before = oldest.map(|name| name.age());
+        let (oldest, epoch) = {
+            let state = self.shared.lock();
+            (name_of(state.feed.oldest()), state.epoch)
+        };
+        // What is being written is never copied: in a bucket a copy is one object, and hides the records behind it.
+        let before = Some(oldest.map_or((epoch, 0), |name| name.age()));
         let source = self.source();
         match &source {
             Ok(source) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use age::x25519::Identity;
 use fastrand::Rng;
 use lockstep_proto::error::Error;
-use lockstep_proto::log::LogEnd;
+use lockstep_proto::log::{Beginnings, LogEnd, segments};
 use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::replica::{Heal, Mirror};
@@ -244,6 +244,26 @@ fn a_place_that_has_an_older_history_which_the_others_removed_is_brought_up() {
     assert_eq!(log.store.list_all("log/00000001").unwrap(), []);
     log.copy_to(&target).unwrap();
     log.expect_whole(&target);
+}
+
+/// They came back from elsewhere, after the log that they were made of was removed.
+#[test]
+fn snapshots_alone_of_an_older_history_are_not_brought_along() {
+    use Action::{Commit, Compact, Gap, Kill};
+    let before = SimDisk::new(false);
+    let log = Log::after(&[Commit(1), Kill], |log| {
+        log.copy_to(&before.store("before", &Process::checker())).unwrap();
+        vec![Commit(2), Commit(1), Kill, Commit(1), Commit(2), Compact, Gap, Commit(1), Kill]
+    });
+    let older = segments(&*log.store, 1).unwrap();
+    let (epoch, index) = older.last().unwrap().name.age();
+    Beginnings::note(&*log.store, 1, (epoch, index + 1)).unwrap();
+    older.iter().for_each(|entry| log.store.remove(&entry.name.to_string()).unwrap());
+    let target = before.store("target", &Process::checker());
+    log.copy_to(&target).unwrap();
+    log.expect_whole(&target);
+    assert_eq!(log.store.list("snapshots/00000001").unwrap().len(), 1);
+    assert_eq!(target.list("snapshots/00000001").unwrap(), []);
 }
 
 /// Retention began to look at it when all that it had was an older history.
