@@ -122,7 +122,8 @@ impl Store for Replicas {
         self.read_from("look up", name, |store| store.exists(name))
     }
 
-    /// Claims are those that any place has.
+    /// Claims are those that any place has, and what was claimed last: a place that does not answer now may have it, and
+    /// whoever claims less would be fenced by it.
     fn list(&self, folder: &str) -> Result<Vec<Entry>, StoreError> {
         if folder != layout::EPOCHS {
             return self.read_from("list", folder, |store| store.list(folder));
@@ -131,6 +132,11 @@ impl Store for Replicas {
         let answers = self.ask(GRACE, move |store| store.list(&folder));
         let mut claims: Vec<Entry> =
             answers.into_iter().filter_map(|(_, answer)| answer.ok()).flatten().collect();
+        let tried = self.quorum.shared.lock().epoch;
+        if tried > 0 {
+            let name = layout::claim(tried).split_off(layout::EPOCHS.len() + 1);
+            claims.push(Entry { name, size: 0, folder: false });
+        }
         claims.sort_by(|a, b| a.name.cmp(&b.name));
         claims.dedup_by(|a, b| a.name == b.name);
         Ok(claims)

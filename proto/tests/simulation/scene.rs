@@ -76,8 +76,12 @@ impl Scene {
     }
 
     pub fn writer(&self, store: Arc<dyn Store>) -> Writer {
+        self.try_writer(store).unwrap()
+    }
+
+    pub fn try_writer(&self, store: Arc<dyn Store>) -> Result<Writer, Error> {
         let claimant = Claimant::this_process("test", "node", "a", 1).unwrap();
-        Writer::open(store, self.keys.clone(), claimant, 1).unwrap()
+        Writer::open(store, self.keys.clone(), claimant, 1)
     }
 
     pub fn open(&self) -> (Arc<Replicas>, Writer) {

@@ -489,6 +489,34 @@ fn what_an_older_writer_writes_while_the_log_is_opened_is_not_built_on() {
     }
 }
 
+/// It came to too few places, and those do not answer when it tries again.
+#[test]
+fn nobody_is_fenced_by_what_it_claimed_itself() {
+    let scene = Scene::new(3, 0, Some(2));
+    let (replicas, writer) = scene.open();
+    let epoch = writer.epoch();
+    drop(writer);
+    [0, 1].iter().for_each(|&index| scene.spot(index).go_away());
+    (0..2).for_each(|_| assert!(scene.try_writer(replicas.clone()).is_err()));
+    assert!(scene.store(2).exists(&layout::claim(epoch + 2)).unwrap());
+    scene.spot(2).go_away();
+    [0, 1].iter().for_each(|&index| scene.spot(index).come_back());
+    let mut writer = (0..20)
+        .find_map(|_| {
+            scene.sleep(5);
+            scene.try_writer(replicas.clone()).ok()
+        })
+        .unwrap();
+    // Before each segment it looks for a newer claim.
+    writer.set_segment_bytes(1);
+    append(&mut writer, 1..=3).unwrap();
+    scene.spot(2).come_back();
+    scene.sleep(20);
+    append(&mut writer, 4..=6).unwrap();
+    replicas.settle(60 * SECOND);
+    assert_eq!(scene.end(2), scene.end(0));
+}
+
 /// Of so many places: a first process with `first` going wrong, then a second one with `second`. Each place then has the
 /// whole log, also without what was never synced. Gives what the operations of each were.
 fn after_two_processes(first: Plan, second: Plan) -> [Vec<Kind>; 2] {
