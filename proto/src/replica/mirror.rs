@@ -214,6 +214,10 @@ impl Mirror<'_> {
                 self.copy_snapshot(&name, done, progress)?;
             }
         }
+        // Whoever brought one here before may have died before its name was durable.
+        for folder in self.target.list(layout::SNAPSHOTS)? {
+            self.target.sync_names(&format!("{}/{}", layout::SNAPSHOTS, folder.name))?;
+        }
         Ok(())
     }
 
@@ -223,12 +227,14 @@ impl Mirror<'_> {
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
             let Some(found) = SnapshotName::parse_object(&name) else { continue };
-            let reached = match reached.entry(found.generation) {
+            // One that is further than the log beside it would be taken for damage. A generation begins with one, behind the
+            // log of another. Of an older history the source may have snapshots alone, as they came back from elsewhere after
+            // it was removed.
+            let of = Some(found.generation).filter(|_| found.is_compacted());
+            let reached = match reached.entry(of) {
                 Entry::Occupied(known) => *known.get(),
-                Entry::Vacant(unknown) => *unknown.insert(self.reached(&log, found.generation)?),
+                Entry::Vacant(unknown) => *unknown.insert(self.reached(&log, of)?),
             };
-            // One that is further than the log beside it would be taken for damage. Of an older history the source may have
-            // snapshots alone, as they came back from elsewhere after it was removed.
             if found.seq <= reached {
                 self.copy_snapshot(&name, done, progress)?;
             }
@@ -236,9 +242,9 @@ impl Mirror<'_> {
         Ok(())
     }
 
-    /// The newest record that the target has of a generation; 0 where it has none.
-    fn reached(&self, log: &[SegmentEntry], generation: u32) -> Result<u64> {
-        let own = log.iter().filter(|entry| entry.name.generation == generation);
+    /// The newest record that the target has, of a generation or of all; 0 where it has none.
+    fn reached(&self, log: &[SegmentEntry], generation: Option<u32>) -> Result<u64> {
+        let own = log.iter().filter(|of| generation.is_none_or(|own| of.name.generation == own));
         match LogEnd::read_listed(self.target, self.keys, &own.copied().collect::<Vec<_>>()) {
             Err(Error::Nothing { .. }) => Ok(0),
             end => Ok(end?.position.seq),

@@ -849,16 +849,16 @@ impl World {
                 if let Err(error) = &taken {
                     self.expect_fault(error);
                 }
-                let old =
-                    Claimant::this_process("test", "node", &self.directory, self.time).unwrap();
-                let store = self.store(&Process::checker());
-                match store.and_then(|store| Writer::open(store, self.keys.clone(), old, self.time))
-                {
+                match self.opens_as(&self.directory.clone(), taken.is_err()) {
                     // Nobody was told that the new one has the log, and the places that say so did not answer in time.
-                    Ok(_) if taken.is_err() => return,
-                    Ok(_) => panic!("the old directory goes on"),
+                    Ok(()) if taken.is_err() => return,
+                    Ok(()) => panic!("the old directory goes on"),
                     Err(Error::RestoredElsewhere { .. }) => {}
                     Err(error) => self.expect_fault(&error),
+                }
+                if taken.is_err() {
+                    // It tries again, or the old one could go on later.
+                    self.opens_as(&directory, true).unwrap();
                 }
                 // The restored database is the node's from now on, the batch in flight with it, or not.
                 self.tally.takeovers += 1;
@@ -874,6 +874,24 @@ impl World {
             Err(error) => {
                 assert_ne!(owner, directory);
                 self.expect_fault(&error);
+            }
+        }
+    }
+
+    /// Whether the log is gone on with by a directory; with `insists` once all places answer.
+    fn opens_as(&mut self, directory: &str, insists: bool) -> Result<(), Error> {
+        let claimant = Claimant::this_process("test", "node", directory, self.time)?;
+        loop {
+            let store = self.store(&Process::checker());
+            let opened = store.and_then(|store| {
+                Writer::open(store, self.keys.clone(), claimant.clone(), self.time)
+            });
+            match opened {
+                Err(error) if insists && !matches!(error, Error::RestoredElsewhere { .. }) => {
+                    self.expect_fault(&error);
+                    self.all_come_back();
+                }
+                opened => return opened.map(drop),
             }
         }
     }
