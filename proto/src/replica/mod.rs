@@ -249,7 +249,7 @@ impl Replicas {
                 replica.report.standing = Standing::Behind;
             }
         }
-        state.looked = true;
+        state.looks += 1;
         drop(state);
         self.quorum.shared.work.ring();
         Ok(end)

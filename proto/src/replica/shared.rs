@@ -79,8 +79,8 @@ pub(super) struct State {
     pub replicas: Vec<Replica>,
     /// The newest epoch that the writer has claimed, or is about to.
     pub epoch: u32,
-    /// Behind that claim it was looked where the log ends.
-    pub looked: bool,
+    /// So often it was looked where the log ends, behind that claim.
+    pub looks: u32,
     /// A newer one was seen somewhere.
     pub fenced: bool,
     pub closing: bool,
@@ -101,7 +101,7 @@ impl State {
         if epoch <= self.epoch {
             return;
         }
-        (self.epoch, self.looked) = (epoch, false);
+        (self.epoch, self.looks) = (epoch, 0);
         self.feed.clear();
         let steps = self.feed.steps();
         for replica in &mut self.replicas {
@@ -119,7 +119,7 @@ impl State {
     /// The place `index` lacks something of what is before the feed, and it is known what that is.
     pub fn is_lacking(&self, index: usize) -> bool {
         let replica = &self.replicas[index];
-        let is_known = self.looked || self.feed.oldest().is_some();
+        let is_known = self.looks > 0 || self.feed.oldest().is_some();
         !replica.whole && !replica.removed && is_known
     }
 

@@ -281,11 +281,12 @@ impl Worker {
 
     /// Brings the place up to where the feed begins, or will begin. False where nothing was copied: it had everything.
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
-        let name_of = |oldest: Option<(SegmentName, u64)>| oldest.map(|(name, _)| name);
-        let (oldest, epoch) = {
-            let state = self.shared.lock();
-            (name_of(state.feed.oldest()), state.epoch)
+        let known = |state: &State| {
+            let oldest = state.feed.oldest().map(|(name, _)| name);
+            (state.epoch, state.looks, oldest)
         };
+        let known_before = known(&self.shared.lock());
+        let (epoch, _, oldest) = known_before;
         // What is being written is never copied: in a bucket a copy is one object, and hides the records behind it.
         let before = Some(oldest.map_or((epoch, 0), |name| name.age()));
         let source = self.source();
@@ -299,8 +300,8 @@ impl Worker {
             Err(_) => return source.map(|_| false),
         }
         let mut state = self.shared.lock();
-        // What was forgotten, or begun, meanwhile is copied in the next round.
-        if name_of(state.feed.oldest()) == oldest {
+        // What was forgotten, begun or found meanwhile is copied in the next round.
+        if known(&state) == known_before {
             let first = state.feed.oldest().map_or(state.feed.steps(), |(_, first)| first);
             let replica = &mut state.replicas[self.index];
             replica.done = first;
