@@ -30,9 +30,10 @@ impl PrunePlan {
     /// # Errors
     /// Where the store cannot be read, or a snapshot's beginning is damaged: then nothing may go.
     pub fn new(store: &dyn Store, keys: &KeyRing, policy: &Policy, now: TimeMs) -> Result<Self> {
-        let (all, leftovers) = log::all_with_leftovers(store)?;
-        // Of the same listing: what is brought along from another place in between is newer than what was newest.
-        let newest = LogEnd::read_listed(store, keys, &all)?.position.generation;
+        let (mut all, leftovers) = log::all_with_leftovers(store)?;
+        let newest = LogEnd::read_listed(store, keys, &all)?.segment;
+        // What is newer than the newest record is being begun: no older history.
+        all.retain(|entry| entry.name.age() <= newest.age());
         let mut points = Vec::new();
         for generation in log::generations(store)? {
             let own = all.iter().filter(|entry| entry.name.generation == generation);
@@ -53,14 +54,11 @@ impl PrunePlan {
                 }
             }
         }
-        let judgement = retention::judge(policy, &points, &Histories::new(&all, newest), now);
+        let judgement =
+            retention::judge(policy, &points, &Histories::new(&all, newest.generation), now);
         let names = retention::removable_segments(&judgement.log, &all);
         let size = |name| all.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.size);
-        let mut beginnings = BTreeMap::new();
-        for name in &names {
-            // Of each generation the last counts: the log begins behind it.
-            beginnings.insert(name.generation, (name.epoch, name.index.saturating_add(1)));
-        }
+        let beginnings = retention::beginnings(&names, &all);
         let names = names.into_iter().map(|name| SegmentEntry { name, size: size(name) });
         let segments = leftovers.into_iter().chain(names).collect();
         Ok(Self { judgement, segments, beginnings })
@@ -92,6 +90,10 @@ impl PrunePlan {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         Hold::refuse_removal(store)?;
+        let snapshots = self.snapshots();
+        if snapshots.is_empty() && self.segments.is_empty() {
+            return Ok(());
+        }
         let kept = self.judgement.verdicts.iter().filter(|verdict| verdict.is_kept());
         let generations: BTreeSet<u32> = kept.map(|of| of.point.name.generation).collect();
         // What goes is not needed because of those that stay.
@@ -106,7 +108,7 @@ impl PrunePlan {
             progress(removed);
             Ok(())
         };
-        self.snapshots().iter().try_for_each(|name| remove(name.to_string()))?;
+        snapshots.iter().try_for_each(|name| remove(name.to_string()))?;
         for (&generation, &at) in &self.beginnings {
             Beginnings::note(store, generation, at)?;
         }

@@ -23,7 +23,7 @@ use crate::log::SegmentEntry;
 use crate::record::TimeMs;
 
 pub use policy::{Policy, PolicyError, Span};
-pub use segments::{GenerationNeed, LogNeed, removable_segments};
+pub use segments::{GenerationNeed, LogNeed, beginnings, removable_segments};
 
 /// A snapshot that counts: one that was published and proved (docs/format.md §9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

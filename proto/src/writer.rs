@@ -64,6 +64,8 @@ pub struct Writer {
     epoch: u32,
     generation: u32,
     next_index: u32,
+    /// Places that lack something of what was written before the claim are known.
+    looked_behind_claim: bool,
     segment_bytes: u64,
     session: Session,
     /// Seq and chain hash of the newest record that was acknowledged.
@@ -208,6 +210,7 @@ impl Writer {
             epoch,
             generation: 0,
             next_index: 0,
+            looked_behind_claim: true,
             segment_bytes: SEGMENT_BYTES,
             session: Session::new(Head::default()),
             end: (0, Chain::default()),
@@ -272,7 +275,12 @@ impl Writer {
                 // Another writer came between, and may have written.
                 fence::check(&*self.store, &self.keys, self.epoch)?;
             }
-            (self.epoch, self.next_index) = (next, 0);
+            (self.epoch, self.next_index, self.looked_behind_claim) = (next, 0, false);
+        }
+        // The claim is in the way of what places that are slower had not done yet. Nobody can have come in between: should
+        // this fail, it is tried again with the next try to begin.
+        if !self.looked_behind_claim {
+            self.looked_behind_claim = self.store.claimed(self.epoch).is_ok();
         }
         Ok(self.epoch)
     }

@@ -275,6 +275,32 @@ fn an_older_history_that_is_half_removed_is_no_damage() {
     }
 }
 
+/// Its snapshot is there, and its first segment, which has no record yet.
+#[test]
+fn a_history_that_is_being_begun_is_not_removed_as_an_older_one() {
+    let mut machine = Machine::new();
+    for step in [Step::Commit(6, 10), Step::Restart, Step::Commit(3, 10), Step::Compact] {
+        machine.step(step);
+    }
+    let objects = |machine: &Machine| machine.store.0.lock().unwrap().objects.clone();
+    let before = objects(&machine);
+    machine.step(Step::Gap);
+    let begun = objects(&machine);
+    let new: Vec<_> = begun.keys().filter(|name| !before.contains_key(*name)).collect();
+    let segments: Vec<_> = new.iter().copied().filter(|name| name.starts_with("log/")).collect();
+    let [segment] = segments[..] else { panic!("{segments:?}") };
+    let whole = begun[segment].clone();
+    let at_first = whole[..lockstep_proto::seal::HEADER_LEN].to_vec();
+    machine.store.0.lock().unwrap().objects.insert(segment.clone(), at_first);
+    machine.step(Step::Prune);
+    let pruned = objects(&machine);
+    assert!(begun.keys().any(|name| !pruned.contains_key(name)), "nothing was removed");
+    assert!(new.iter().all(|name| pruned.contains_key(*name)), "{new:?}");
+    // It is gone on with.
+    machine.store.0.lock().unwrap().objects.insert(segment.clone(), whole);
+    machine.check();
+}
+
 #[test]
 fn a_folder_with_something_else_in_it_is_neither_used_nor_removed() {
     let mut machine = Machine::new();

@@ -6,8 +6,8 @@ use lockstep_proto::layout::{SegmentName, SnapshotName};
 use lockstep_proto::log::SegmentEntry;
 use lockstep_proto::record::TimeMs;
 use lockstep_proto::retention::{
-    GenerationNeed, Histories, Judgement, LogNeed, Point, Policy, PolicyError, Reason, Span, judge,
-    removable_segments,
+    GenerationNeed, Histories, Judgement, LogNeed, Point, Policy, PolicyError, Reason, Span,
+    beginnings, judge, removable_segments,
 };
 use proptest::prelude::*;
 
@@ -269,6 +269,23 @@ fn the_newest_history_is_not_that_of_the_highest_number() {
     let needs = BTreeMap::from([(3, GenerationNeed::From(10)), (5, GenerationNeed::Gone)]);
     assert_eq!(judgement.log.generations, needs);
     assert_eq!(removable_segments(&judgement.log, &segments), [segments[1].name]);
+}
+
+/// Another place may have a segment right behind what goes of which nobody was told.
+#[test]
+fn a_log_begins_with_the_first_segment_that_stays() {
+    let segments = [
+        segment(3, 3, 0, 1),
+        segment(3, 4, 0, 50),
+        segment(3, 6, 0, 57),
+        segment(7, 7, 1, 60),
+        segment(7, 7, 2, 70),
+    ];
+    let names = segments.map(|entry| entry.name);
+    let begins = |removed: &[SegmentName]| beginnings(removed, &segments);
+    assert_eq!(begins(&names[..2]), BTreeMap::from([(3, (6, 0))]));
+    assert_eq!(begins(&names[..4]), BTreeMap::from([(3, (6, 1)), (7, (7, 2))]));
+    assert_eq!(begins(&[]), BTreeMap::new());
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::binaries::{self, Cli, Output};
+use crate::real::wait::wait_for;
 use crate::servers::Server;
 use crate::sim::{Answer, Node, NodeConfig, Standing};
 use crate::testdir::TestDir;
@@ -135,6 +136,23 @@ impl Backed {
         for step in workload.take(steps) {
             node.write(&step).expect("a write").expect_committed();
         }
+    }
+
+    /// What the plugin says of each place.
+    #[track_caller]
+    pub fn destinations(node: &mut Node) -> Vec<Value> {
+        let reply = node.call("backup-status", &json!({})).expect("an answer");
+        let status = reply.result().expect("a status");
+        status["destinations"].as_array().expect("its places").clone()
+    }
+
+    /// Until each has everything: one that nobody waits for may be current and still write the newest.
+    #[track_caller]
+    pub fn wait_until_all_have_everything(node: &mut Node) {
+        let has = |place: &Value| place["state"] == "current" && place["lacks"] == 0;
+        wait_for("all places to have everything", || {
+            Self::destinations(node).iter().all(has).then_some(())
+        });
     }
 
     /// `backup-cli restore` of this backup with `backup.key`; the node that writes it goes on.

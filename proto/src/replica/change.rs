@@ -138,6 +138,7 @@ impl Replica {
             done: 0,
             taken: false,
             failed: false,
+            passed_over: 0,
             removed: false,
             tasks: Default::default(),
         }

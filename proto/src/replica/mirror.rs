@@ -90,7 +90,7 @@ impl Mirror<'_> {
         self.copy_small(&mut done, progress)?;
         self.copy_bases(&mut done, progress)?;
         self.copy_segments(&mut done, progress)?;
-        self.copy_snapshots(&mut done, progress)?;
+        self.copy_snapshots(None, &mut done, progress)?;
         if !self.target.exists(layout::MARKER)? {
             self.copy(layout::MARKER, &mut done, progress)?;
         }
@@ -103,9 +103,20 @@ impl Mirror<'_> {
     /// As [`run`](Self::run).
     pub fn snapshots(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
-        self.copy_snapshots(&mut done, progress)?;
+        self.copy_snapshots(None, &mut done, progress)?;
         self.copy_beginnings(&mut done, progress)?;
         Ok(done)
+    }
+
+    /// As [`snapshots`](Self::snapshots), with those of a generation that were made of records which the target is
+    /// still to get.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn snapshots_ahead(&self, generation: u32) -> Result<()> {
+        let mut done = Mirrored::default();
+        self.copy_snapshots(Some(generation), &mut done, &mut |_| {})?;
+        self.copy_beginnings(&mut done, &mut |_| {})
     }
 
     /// As [`run`](Self::run), of all but the log: to a target that is further, too.
@@ -115,7 +126,7 @@ impl Mirror<'_> {
     pub fn all_but_the_log(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
         let mut done = Mirrored::default();
         self.copy_small(&mut done, progress)?;
-        self.copy_snapshots(&mut done, progress)?;
+        self.copy_snapshots(None, &mut done, progress)?;
         Ok(done)
     }
 
@@ -129,11 +140,21 @@ impl Mirror<'_> {
         let there = all_segments(self.target)?;
         for begins in self.missing_beginnings()? {
             if there.iter().any(|entry| begins.has(entry.name)) {
-                self.target.sync_names(&layout::snapshot_folder(begins.generation))?;
-                self.copy(&begins.name, done, progress)?;
+                self.copy_beginning(&begins, done, progress)?;
             }
         }
         Ok(())
+    }
+
+    /// Copies where a log begins: behind the snapshot that it goes on from there, which is durable with its name.
+    fn copy_beginning(
+        &self,
+        begins: &Beginning,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        self.target.sync_names(&layout::snapshot_folder(begins.generation))?;
+        self.copy(&begins.name, done, progress)
     }
 
     /// Where logs begin, as far as only the source knows it.
@@ -221,9 +242,16 @@ impl Mirror<'_> {
         Ok(())
     }
 
-    fn copy_snapshots(&self, done: &mut Mirrored, progress: &mut dyn FnMut(u64)) -> Result<()> {
+    /// Copies the snapshots that are not further than the target's log; of the generation `ahead` all.
+    fn copy_snapshots(
+        &self,
+        ahead: Option<u32>,
+        done: &mut Mirrored,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
         let log = all_segments(self.target)?;
-        let mut reached = BTreeMap::new();
+        let mut reached: BTreeMap<_, _> =
+            ahead.map(|of| (Some(of), u64::MAX)).into_iter().collect();
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
             let Some(found) = SnapshotName::parse_object(&name) else { continue };
@@ -232,6 +260,7 @@ impl Mirror<'_> {
             // it was removed.
             let of = Some(found.generation).filter(|_| found.is_compacted());
             let reached = match reached.entry(of) {
+                _ if ahead == Some(found.generation) => u64::MAX,
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(unknown) => *unknown.insert(self.reached(&log, of)?),
             };
@@ -279,6 +308,9 @@ impl Mirror<'_> {
         self.refuse_another_history(&wanted, &there)?;
         // Of those that were ended in order the size tells; not of what the target was at when it went away.
         let newest_there = there.keys().copied().max_by_key(SegmentName::age);
+        if let Some(newest) = newest_there {
+            self.note_hole(newest, &wanted, &there)?;
+        }
         let mut begins = self.missing_beginnings()?;
         for entry in &wanted {
             let same_size = there.get(&entry.name) == Some(&entry.size);
@@ -290,15 +322,37 @@ impl Mirror<'_> {
             // log goes on from there: until then the target may have what is before it.
             let of_it: Vec<_> = begins.extract_if(.., |begins| begins.has(entry.name)).collect();
             if !of_it.is_empty() {
-                self.copy_snapshots(done, progress)?;
+                self.copy_snapshots(None, done, progress)?;
             }
-            for of in of_it {
-                self.target.sync_names(&layout::snapshot_folder(of.generation))?;
-                self.copy(&of.name, done, progress)?;
-            }
+            of_it.iter().try_for_each(|begins| self.copy_beginning(begins, done, progress))?;
         }
         (done.end, done.bindable) = self.prove(newest_there, wanted.first().map(|of| of.name))?;
         Ok(())
+    }
+
+    /// Where bringing the target up was interrupted between the segment that its log begins with and the note which says
+    /// so, and the source has removed that history meanwhile, nobody else can tell it any more.
+    fn note_hole(
+        &self,
+        newest: SegmentName,
+        wanted: &[SegmentEntry],
+        there: &BTreeMap<SegmentName, u64>,
+    ) -> Result<()> {
+        let of_it = |name: &SegmentName| name.generation == newest.generation;
+        if wanted.is_empty() || wanted.iter().any(|entry| of_it(&entry.name)) {
+            return Ok(());
+        }
+        let before = there.iter().filter(|(name, _)| of_it(name) && name.age() < newest.age());
+        let mut before: Vec<_> = before.map(|(&name, &size)| SegmentEntry { name, size }).collect();
+        before.sort_by_key(|entry| entry.name.age());
+        match LogEnd::read_listed(self.target, self.keys, &before) {
+            Ok(end) if end.position.seq.saturating_add(1) < newest.first_seq => {
+                Beginnings::note(self.target, newest.generation, newest.age())
+            }
+            // Damage is for whoever verifies it.
+            Ok(_) | Err(Error::Nothing { .. } | Error::Damaged { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Proves that the target's newest history leads on from where it ended before, or, where the source does not go
@@ -356,7 +410,8 @@ impl Mirror<'_> {
         Ok(())
     }
 
-    /// Whatever only the target has must be what nobody was told of: at most one record.
+    /// Whatever only the target has must be what nobody was told of, at most one record; or of an older history than both
+    /// went on with, of which the source has less.
     fn refuse_another_history(
         &self,
         wanted: &[SegmentEntry],
@@ -364,10 +419,15 @@ impl Mirror<'_> {
     ) -> Result<()> {
         let names: BTreeSet<SegmentName> = wanted.iter().map(|entry| entry.name).collect();
         let oldest = wanted.iter().map(|entry| entry.name.age()).min();
+        let shared = there.keys().filter(|name| names.contains(name)).max_by_key(|name| name.age());
+        let is_of_older_history = |name: &SegmentName| {
+            shared.is_some_and(|of| name.generation != of.generation && name.age() < of.age())
+        };
         let beginnings = Beginnings::read(self.source)?;
         for &name in there.keys().filter(|name| !names.contains(name)) {
             // The source may have been pruned: of what is before its log, or of an older history whole.
-            if oldest.is_some_and(|oldest| name.age() < oldest) || beginnings.leaves_out(&name) {
+            let is_pruned = oldest.is_some_and(|oldest| name.age() < oldest);
+            if is_pruned || beginnings.leaves_out(&name) || is_of_older_history(&name) {
                 continue;
             }
             if let Some(segment) = load(self.target, self.keys, name)?

@@ -301,6 +301,7 @@ impl Replicas {
         if good >= needed {
             for (replica, _) in state.replicas.iter_mut().zip(has).filter(|(_, has)| !has) {
                 replica.set_whole(false);
+                replica.passed_over += 1;
             }
             return Ok(());
         }

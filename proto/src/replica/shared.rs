@@ -56,6 +56,8 @@ pub(super) struct Replica {
     pub taken: bool,
     /// It failed with what was asked of it besides: what is open of it is not to be trusted.
     pub failed: bool,
+    /// So often the others were given something that it was not.
+    pub passed_over: u64,
     /// The log has gone on without it.
     pub removed: bool,
     pub tasks: VecDeque<Task>,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::feed::{Next, Step};
+use super::feed::{Next, Resume, Step};
 use super::mirror::{self, Mirror, Mirrored};
 use super::shared::{Shared, Standing, State, Task};
 use crate::config::NamedDestination;
@@ -214,23 +214,42 @@ impl Worker {
             }
             return Ok(());
         };
-        let name = resume.name;
+        self.resume(&store, resume, copied)
+    }
+
+    /// Goes on with the segment that is being written; `copied` where what is before it was brought from another place.
+    fn resume(&mut self, store: &Arc<dyn Store>, resume: Resume, copied: bool) -> Result<()> {
+        let Resume { name, header, mut records, mut done } = resume;
+        let source = if copied { Some(self.source()?) } else { None };
+        let mirror = source.as_ref().map(|source| Mirror {
+            source: &**source,
+            target: &**store,
+            keys: &self.keys,
+            before: None,
+        });
+        // A place whose log ends like the others' is taken for complete: before that it has the snapshots that were made of
+        // this very segment, and is told where the log begins.
+        let mut begins = None;
+        if let Some(mirror) = &mirror {
+            mirror.snapshots_ahead(name.generation)?;
+            // But not shortened, if it has the newest record: that may have been acknowledged because of it.
+            if !store.exists(&name.to_string())? && records.pop().is_some() {
+                done -= 1;
+                begins = Some(mirror);
+            }
+        }
         // It takes the place of what is there: not where a newer writer builds on that.
-        self.not_claimed(&*store)?;
-        let object = store.resume_append(&name.to_string(), &resume.header, &resume.records)?;
-        self.not_claimed(&*store)?;
+        self.not_claimed(&**store)?;
+        let object = store.resume_append(&name.to_string(), &header, &records)?;
+        self.not_claimed(&**store)?;
+        if let Some(mirror) = begins {
+            mirror.snapshots(&mut |_| {})?;
+        }
         self.append = Some(Open { name, object });
         self.advance(|state, index| {
             let replica = &mut state.replicas[index];
-            replica.done = replica.done.max(resume.done);
+            replica.done = replica.done.max(done);
         });
-        if copied {
-            // Those that were made of records of this very segment.
-            let source = self.source()?;
-            let mirror =
-                Mirror { source: &*source, target: &*store, keys: &self.keys, before: None };
-            mirror.snapshots(&mut |_| {})?;
-        }
         Ok(())
     }
 
@@ -283,10 +302,10 @@ impl Worker {
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
         let known = |state: &State| {
             let oldest = state.feed.oldest().map(|(name, _)| name);
-            (state.epoch, state.looks, oldest)
+            (state.epoch, oldest, state.looks, state.replicas[self.index].passed_over)
         };
         let known_before = known(&self.shared.lock());
-        let (epoch, _, oldest) = known_before;
+        let (epoch, oldest, ..) = known_before;
         // What is being written is never copied: in a bucket a copy is one object, and hides the records behind it.
         let before = Some(oldest.map_or((epoch, 0), |name| name.age()));
         let source = self.source();
@@ -300,7 +319,7 @@ impl Worker {
             Err(_) => return source.map(|_| false),
         }
         let mut state = self.shared.lock();
-        // What was forgotten, begun or found meanwhile is copied in the next round.
+        // What was forgotten, begun, found, or given to the others meanwhile is copied in the next round.
         if known(&state) == known_before {
             let first = state.feed.oldest().map_or(state.feed.steps(), |(_, first)| first);
             let replica = &mut state.replicas[self.index];

@@ -392,7 +392,14 @@ pub fn check_integrity(db: &Connection, place: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::batch::shape::split;
+    use crate::record::TimeMs;
     use crate::seal::Chain;
+
+    fn batch(session: u64, time: TimeMs, statements: Vec<OwnedStatement>) -> CommittedBatch {
+        let at = Mark { seq: 9, chain: Chain::default() };
+        let (data_version, transaction) = (DataVersion(1), true);
+        CommittedBatch { at, epoch: 1, data_version, transaction, time, session, statements }
+    }
 
     fn replay(statements: &[&str]) -> Result<()> {
         replay_in_session(1, statements)
@@ -401,17 +408,9 @@ mod tests {
     fn replay_in_session(session: u64, statements: &[&str]) -> Result<()> {
         let folder = tempfile::tempdir().expect("a folder");
         let (db, guard) = open(&folder.path().join("restored"))?;
-        let batch = CommittedBatch {
-            at: Mark { seq: 9, chain: Chain::default() },
-            epoch: 1,
-            data_version: DataVersion(1),
-            transaction: true,
-            time: 0,
-            session,
-            statements: statements.iter().map(|sql| OwnedStatement::Text((*sql).into())).collect(),
-        };
+        let texts = statements.iter().map(|sql| OwnedStatement::Text((*sql).into()));
         let mut replay = Replay::new(&db, &guard);
-        replay.apply(&batch)?;
+        replay.apply(&batch(session, 0, texts.collect()))?;
         replay.finish()
     }
 
@@ -491,22 +490,14 @@ mod tests {
             OwnedStatement::Shaped(Arc::new(Shape::new(&shape).unwrap()), values)
         };
         let create = OwnedStatement::Text("CREATE TABLE t (a)".into());
-        let batch = CommittedBatch {
-            at: Mark { seq: 9, chain: Chain::default() },
-            epoch: 1,
-            data_version: DataVersion(1),
-            transaction: true,
-            time: 1_000_000,
-            session: 1,
-            statements: vec![
-                create,
-                shaped("INSERT INTO t VALUES (strftime('%s', 'now'))"),
-                // It gives rows, as nothing else does that changes some.
-                shaped("INSERT INTO t VALUES (7) RETURNING a"),
-            ],
-        };
+        let statements = vec![
+            create,
+            shaped("INSERT INTO t VALUES (strftime('%s', 'now'))"),
+            // It gives rows, as nothing else does that changes some.
+            shaped("INSERT INTO t VALUES (7) RETURNING a"),
+        ];
         let mut replay = Replay::new(&db, &guard);
-        replay.apply(&batch).unwrap();
+        replay.apply(&batch(1, 1_000_000, statements)).unwrap();
         replay.finish().unwrap();
         assert_eq!((replay.batches, replay.statements), (1, 3));
         let all = "SELECT group_concat(a) FROM t";

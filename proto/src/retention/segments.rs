@@ -50,3 +50,20 @@ pub fn removable_segments(need: &LogNeed, segments: &[SegmentEntry]) -> Vec<Segm
     }
     removable
 }
+
+/// Where the log of each generation begins, as epoch and index, once the segments that are `removed` are gone: with
+/// the first of `segments` that stays; where none does, behind all of them.
+///
+/// Not right behind what goes: another place, which is told the same, may have a segment there that does not count,
+/// and with such a one reading must not begin.
+pub fn beginnings(removed: &[SegmentName], segments: &[SegmentEntry]) -> BTreeMap<u32, (u32, u32)> {
+    // Of each generation the last counts.
+    let last: BTreeMap<u32, &SegmentName> =
+        removed.iter().map(|name| (name.generation, name)).collect();
+    let begins = last.into_iter().map(|(generation, last)| {
+        let own = segments.iter().filter(|entry| entry.name.generation == generation);
+        let behind = own.map(|entry| entry.name.age()).filter(|age| *age > last.age());
+        (generation, behind.min().unwrap_or((last.epoch, last.index.saturating_add(1))))
+    });
+    begins.collect()
+}

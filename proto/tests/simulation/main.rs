@@ -7,6 +7,7 @@ mod bucket;
 mod disk;
 mod faults;
 mod odd_bucket;
+mod opened_anew;
 mod parts;
 mod places;
 mod scene;

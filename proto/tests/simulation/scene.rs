@@ -8,7 +8,7 @@ use fastrand::Rng;
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::Claimant;
 use lockstep_proto::log::{LogEnd, Position};
-use lockstep_proto::replica::Replicas;
+use lockstep_proto::replica::{Replicas, Standing};
 use lockstep_proto::seal::{KeyRing, StoreId};
 use lockstep_proto::store::Store;
 use lockstep_proto::version::DataVersion;
@@ -118,4 +118,8 @@ pub fn append(writer: &mut Writer, versions: RangeInclusive<u32>) -> Result<(), 
         writer.append(&Call { data_version, transaction: true, writes: &writes }, 1)?;
     }
     Ok(())
+}
+
+pub fn standing(replicas: &Replicas, index: usize) -> Standing {
+    replicas.reports()[index].standing
 }

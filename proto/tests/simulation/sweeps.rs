@@ -71,25 +71,35 @@ fn sweep(
 struct Log {
     store: Arc<dyn Store>,
     keys: KeyRing,
+    world: World,
 }
 
 impl Log {
     fn new() -> Self {
         use Action::{Commit, Compact, Kill};
         let actions = [Commit(1), Kill, Commit(2), Compact, Commit(1), Kill, Commit(3)];
-        Self::after(&actions, |_| Vec::new())
+        Self::after(&actions)
     }
 
-    /// After these, and what is said when it has been looked at.
-    fn after(actions: &[Action], then: impl FnOnce(&Self) -> Vec<Action>) -> Self {
+    fn after(actions: &[Action]) -> Self {
         let disk = SimDisk::new(false);
         let store: Arc<dyn Store> = Arc::new(disk.store("source", &Process::checker()));
         let steps = Arc::new(AtomicU64::new(0));
-        let mut world = World::at(Place::Disk(disk), Rng::with_seed(5), &steps);
-        actions.iter().for_each(|action| world.act(*action));
-        let log = Self { keys: world.keys.clone(), store };
-        then(&log).into_iter().for_each(|action| world.act(action));
+        let world = World::at(Place::Disk(disk), Rng::with_seed(5), &steps);
+        let mut log = Self { keys: world.keys.clone(), store, world };
+        log.goes_on(actions);
         log
+    }
+
+    fn goes_on(&mut self, actions: &[Action]) {
+        actions.iter().for_each(|action| self.world.act(*action));
+    }
+
+    /// A place that has what there is now.
+    fn place(&self) -> SimDisk {
+        let disk = SimDisk::new(false);
+        self.copy_to(&disk.store("copy", &Process::checker())).unwrap();
+        disk
     }
 
     fn copy_to(&self, target: &dyn Store) -> Result<()> {
@@ -189,12 +199,10 @@ fn what_could_not_be_read_is_not_left_out_of_a_place_that_is_added() {
 
 /// Brings up a place that has the log of `actions`, and not what is done `then`: whatever fails, the place alone can be
 /// restored from, also as a process leaves it that dies.
-fn expect_to_be_restorable_at_any_moment(actions: &[Action], then: Vec<Action>) {
-    let before = SimDisk::new(false);
-    let log = Log::after(actions, |log| {
-        log.copy_to(&before.store("before", &Process::checker())).unwrap();
-        then
-    });
+fn expect_to_be_restorable_at_any_moment(actions: &[Action], then: &[Action]) {
+    let mut log = Log::after(actions);
+    let before = log.place();
+    log.goes_on(then);
     sweep(
         &before,
         |store| log.copy_to(&**store),
@@ -217,8 +225,8 @@ fn expect_to_be_restorable_at_any_moment(actions: &[Action], then: Vec<Action>) 
 #[test]
 fn a_place_that_lacks_a_generation_can_be_restored_from_at_any_moment() {
     use Action::{Commit, Compact, Gap, Kill};
-    let then = vec![Gap, Commit(2), Compact];
-    expect_to_be_restorable_at_any_moment(&[Commit(1), Kill, Commit(2)], then);
+    let then = [Gap, Commit(2), Compact];
+    expect_to_be_restorable_at_any_moment(&[Commit(1), Kill, Commit(2)], &then);
 }
 
 /// It has the whole log until it has the snapshot that the others go on from.
@@ -226,18 +234,16 @@ fn a_place_that_lacks_a_generation_can_be_restored_from_at_any_moment() {
 fn a_place_that_lacks_the_snapshot_which_the_log_goes_on_from_can_be_restored_from_at_any_moment() {
     use Action::{Commit, Compact, Kill, Prune};
     let actions = [Commit(1), Kill, Commit(2), Kill, Commit(1)];
-    expect_to_be_restorable_at_any_moment(&actions, vec![Compact, Prune(1)]);
+    expect_to_be_restorable_at_any_moment(&actions, &[Compact, Prune(1)]);
 }
 
 /// There is a segment of an older history yet that its writer never finished.
 #[test]
 fn a_place_that_has_an_older_history_which_the_others_removed_is_brought_up() {
     use Action::{Commit, Gap, Kill, Prune};
-    let before = SimDisk::new(false);
-    let log = Log::after(&[Commit(1), Kill, Commit(2), Gap, Commit(1), Kill], |log| {
-        log.copy_to(&before.store("before", &Process::checker())).unwrap();
-        vec![Prune(1), Commit(1), Kill]
-    });
+    let mut log = Log::after(&[Commit(1), Kill, Commit(2), Gap, Commit(1), Kill]);
+    let before = log.place();
+    log.goes_on(&[Prune(1), Commit(1), Kill]);
     log.store.create("log/00000009/00000001-00000009-0000000000000001.seg", b"").unwrap();
     let target = before.store("target", &Process::checker());
     assert!(target.list_all("log/00000001").unwrap().len() > 1);
@@ -246,15 +252,54 @@ fn a_place_that_has_an_older_history_which_the_others_removed_is_brought_up() {
     log.expect_whole(&target);
 }
 
+/// What the source was brought up from had removed it.
+#[test]
+fn a_place_that_has_more_of_an_older_history_is_no_other_nodes() {
+    use Action::{Commit, Gap, Kill};
+    let mut log = Log::after(&[Commit(1), Kill, Commit(2), Gap, Commit(1), Kill]);
+    let before = log.place();
+    log.goes_on(&[Commit(1), Kill]);
+    let end_of_older = segments(&*log.store, 1).unwrap().pop().unwrap().name.to_string();
+    log.store.remove(&end_of_older).unwrap();
+    let target = before.store("target", &Process::checker());
+    log.copy_to(&target).unwrap();
+    log.expect_whole(&target);
+    assert!(target.exists(&end_of_older).unwrap());
+}
+
+/// There was a hole before the segment that the log begins with where it was removed.
+#[test]
+fn a_history_of_which_the_beginning_was_being_brought_along_when_it_was_removed_has_no_hole() {
+    use Action::{Commit, Compact, Gap, Kill, Prune};
+    let mut log = Log::after(&[Commit(1), Kill]);
+    let before = log.place();
+    for _ in 0..4 {
+        log.goes_on(&[Commit(2), Compact, Kill]);
+    }
+    log.goes_on(&[Compact, Prune(1)]);
+    let pruned = log.place();
+    log.goes_on(&[Gap, Commit(2), Kill, Prune(1)]);
+    assert_eq!(log.store.list_all("log/00000001").unwrap(), []);
+    let pruned = pruned.store("pruned", &Process::checker());
+    let first = Mirror { source: &pruned, target: &pruned, keys: &log.keys, before: None };
+    sweep(
+        &before,
+        |target| Mirror { target: &**target, ..first }.run(&mut |_| {}).map(drop),
+        |target, _| {
+            log.copy_to(target).unwrap();
+            log.expect_whole(target);
+        },
+    );
+}
+
 /// They came back from elsewhere, after the log that they were made of was removed.
 #[test]
 fn snapshots_alone_of_an_older_history_are_not_brought_along() {
     use Action::{Commit, Compact, Gap, Kill};
-    let before = SimDisk::new(false);
-    let log = Log::after(&[Commit(1), Kill], |log| {
-        log.copy_to(&before.store("before", &Process::checker())).unwrap();
-        vec![Commit(2), Commit(1), Kill, Commit(1), Commit(2), Compact, Gap, Commit(1), Kill]
-    });
+    let mut log = Log::after(&[Commit(1), Kill]);
+    let before = log.place();
+    let then = [Commit(2), Commit(1), Kill, Commit(1), Commit(2), Compact, Gap, Commit(1), Kill];
+    log.goes_on(&then);
     let older = segments(&*log.store, 1).unwrap();
     let (epoch, index) = older.last().unwrap().name.age();
     Beginnings::note(&*log.store, 1, (epoch, index + 1)).unwrap();
@@ -270,11 +315,9 @@ fn snapshots_alone_of_an_older_history_are_not_brought_along() {
 #[test]
 fn a_place_that_is_brought_up_while_retention_looks_at_it_loses_nothing() {
     use Action::{Commit, Compact, Gap, Kill};
-    let before = SimDisk::new(false);
-    let log = Log::after(&[Commit(1), Compact, Commit(1), Kill, Compact, Commit(2)], |log| {
-        log.copy_to(&before.store("before", &Process::checker())).unwrap();
-        vec![Gap, Commit(2), Gap, Commit(2), Kill]
-    });
+    let mut log = Log::after(&[Commit(1), Compact, Commit(1), Kill, Compact, Commit(2)]);
+    let before = log.place();
+    log.goes_on(&[Gap, Commit(2), Gap, Commit(2), Kill]);
     let policy = Policy { keep_last: 1, ..Policy::NOTHING };
     for tenths in 0..40 {
         let target = Spot::new(Place::Disk(before.after_power_cut(Lost::All)));

@@ -9,20 +9,20 @@ use fastrand::Rng;
 use lockstep_proto::error::Error;
 use lockstep_proto::layout;
 use lockstep_proto::log::LogEnd;
+use lockstep_proto::prune::PrunePlan;
 use lockstep_proto::replica::{Mode, Replicas, Standing};
+use lockstep_proto::restore::{self, Plan};
+use lockstep_proto::retention::Policy;
+use lockstep_proto::shadow::Shadow;
 use lockstep_proto::store::{Fencing, Store, StoreErrorKind};
 use lockstep_proto::verify;
 use lockstep_proto::version::DataVersion;
-use lockstep_proto::writer::Call;
+use lockstep_proto::writer::{Call, Writer};
 
 use crate::bucket::SimBucket;
-use crate::faults::{Errno, Fault, Kind, Plan, Process};
-use crate::scene::{FOR_EVER, SECOND, Scene, append};
+use crate::faults::Process;
+use crate::scene::{FOR_EVER, SECOND, Scene, append, standing};
 use crate::world::Place;
-
-fn standing(replicas: &Replicas, index: usize) -> Standing {
-    replicas.reports()[index].standing
-}
 
 #[test]
 fn at_the_end_who_answers_is_waited_for() {
@@ -89,6 +89,79 @@ fn what_too_few_places_take_is_an_error_until_they_are_back() {
     }
     replicas.remove("files/one").unwrap();
     assert!((0..3).all(|index| !scene.store(index).exists("files/one").unwrap()));
+}
+
+/// It lacks the snapshot that the others go on from, which was made of records of the segment that is being written.
+#[test]
+fn a_place_that_is_brought_up_ends_like_the_others_only_once_it_can_be_restored_from() {
+    let scene = Scene::new(3, 0, Some(2));
+    let (replicas, mut writer) = scene.open();
+    let mut version = 0;
+    let mut write = |writer: &mut Writer, sql: &str| {
+        version += 1;
+        let writes = [sql.into(), format!("UPDATE vars SET intval = {version}")];
+        let call = Call { data_version: DataVersion(version), transaction: true, writes: &writes };
+        writer.append(&call, 1).unwrap();
+    };
+    let table = "CREATE TABLE vars (name, intval); INSERT INTO vars VALUES ('data_version', 0)";
+    table.split("; ").for_each(|sql| write(&mut writer, sql));
+    replicas.settle(60 * SECOND);
+    scene.spot(0).go_away();
+    for _ in 0..2 {
+        (0..5).for_each(|_| write(&mut writer, "DELETE FROM vars WHERE name = 'none'"));
+        drop(writer);
+        writer = scene.writer(replicas.clone());
+    }
+    (0..5).for_each(|_| write(&mut writer, "DELETE FROM vars WHERE name = 'none'"));
+    let folder = tempfile::tempdir().unwrap();
+    let policy = Policy { keep_last: 1, ..Policy::NOTHING };
+    let [one, other] = [1, 2].map(|index| scene.store(index));
+    let mut shadow = Shadow::open(&*one, &scene.keys, &folder.path().join("shadow")).unwrap();
+    shadow.catch_up(&mut |_| {}).unwrap();
+    shadow.publish(&mut |_, _| {}).unwrap();
+    scene.places.copy(&*one, &*other).unwrap();
+    for store in [one, other] {
+        let plan = PrunePlan::new(&*store, &scene.keys, &policy, 2).unwrap();
+        plan.run(&*store, &mut || Ok(()), &mut |_| {}).unwrap();
+        assert_eq!(store.list_all("log").unwrap().len(), 1);
+    }
+    scene.spot(0).takes(SECOND / 10);
+    scene.spot(0).come_back();
+    let mut equal = 0;
+    while equal < 20 {
+        scene.places.turns.sleep(SECOND / 20);
+        let store = scene.store(0);
+        if scene.end(0) == scene.end(1) {
+            equal += 1;
+            let to = folder.path().join(equal.to_string());
+            let plan = Plan::newest(&*store, &scene.keys).unwrap();
+            restore::run(&*store, &scene.keys, &plan, &to, &mut |_| {}).unwrap();
+            verify::run(&*store, &scene.keys, &mut |_| {}).unwrap();
+        }
+    }
+}
+
+/// Those that have everything get it; what is copied was listed before.
+#[test]
+fn what_is_written_while_a_place_is_brought_up_is_there_in_the_end() {
+    for tenths in 0..50 {
+        let scene = Scene::new(3, 0, Some(2));
+        let (replicas, mut writer) = scene.open();
+        scene.spot(0).go_away();
+        append(&mut writer, 1..=1).unwrap();
+        drop(writer);
+        let mut writer = scene.writer(replicas.clone());
+        scene.spot(0).takes(SECOND / 10);
+        scene.spot(0).come_back();
+        scene.places.turns.sleep(tenths * SECOND / 10);
+        let mut object = replicas.create_stream("files/stream").unwrap();
+        object.write(b"bytes").unwrap();
+        object.commit().unwrap();
+        append(&mut writer, 2..=2).unwrap();
+        scene.sleep(60);
+        assert_eq!(standing(&replicas, 0), Standing::Current);
+        assert!(scene.store(0).exists("files/stream").unwrap(), "after {tenths} tenths");
+    }
 }
 
 /// But for what is one's own: the answer may have been lost.
@@ -397,31 +470,6 @@ fn what_is_ended_is_put_together_at_each_place() {
     assert!(buckets.iter().all(|bucket| bucket.objects().contains_key(&segment)));
 }
 
-/// Whoever had the newest record when the places were opened went away before the claim, and the others have it by then.
-#[test]
-fn who_is_newest_behind_the_claim_has_everything() {
-    let mut scene = Scene::new(3, 0, Some(2));
-    let (replicas, mut writer) = scene.open();
-    append(&mut writer, 1..=5).unwrap();
-    replicas.settle(60 * SECOND);
-    [1, 2].iter().for_each(|&index| scene.spot(index).takes(FOR_EVER));
-    append(&mut writer, 6..=6).unwrap_err();
-    scene.process.kill();
-    drop((replicas, writer));
-    scene.sleep(2_000);
-    [1, 2].iter().for_each(|&index| scene.spot(index).takes(Duration::ZERO));
-    scene.process = Process::new(Plan::Never, &Arc::default());
-    assert_ne!(scene.end(0), scene.end(1));
-    let replicas = scene.replicas();
-    scene.spot(0).go_away();
-    for index in [1, 2] {
-        scene.places.copy(&*scene.store(0), &*scene.store(index)).unwrap();
-    }
-    let mut writer = scene.writer(replicas.clone());
-    append(&mut writer, 7..=7).unwrap();
-    assert_eq!((standing(&replicas, 1), scene.end(1)), (Standing::Current, scene.end(2)));
-}
-
 #[test]
 fn who_was_slow_for_longer_than_is_kept_is_copied_from_another() {
     let scene = Scene::new(3, 0, Some(2));
@@ -441,123 +489,4 @@ fn who_was_slow_for_longer_than_is_kept_is_copied_from_another() {
     append(&mut writer, 21..=21).unwrap();
     replicas.settle(60 * SECOND);
     assert_eq!((standing(&replicas, 2), scene.end(2)), (Standing::Current, scene.end(0)));
-}
-
-/// Its own claim is in the way of the record that is left.
-#[test]
-fn a_record_that_was_given_up_is_in_nobodys_way_when_the_same_process_opens_the_log_anew() {
-    let buckets = (0..3).map(|_| Place::Bucket(SimBucket::default()));
-    let scene = Scene::of(buckets.collect(), 3, Some(2));
-    let (replicas, mut writer) = scene.open();
-    (0..3).for_each(|index| scene.spot(index).takes(15 * SECOND));
-    // The first is written too late, the second one not before the next claim.
-    (0..2).for_each(|_| assert!(append(&mut writer, 1..=1).is_err()));
-    drop(writer);
-    (0..3).for_each(|index| scene.spot(index).takes(Duration::ZERO));
-    let mut writer = scene.writer(replicas.clone());
-    append(&mut writer, 1..=3).unwrap();
-    replicas.settle(60 * SECOND);
-    for index in 0..3 {
-        assert_eq!(standing(&replicas, index), Standing::Current);
-        assert_eq!(scene.end(index), scene.end(0));
-    }
-}
-
-/// It has not seen the newer claim yet. Its record is at one place only, and nobody was told of it.
-#[test]
-fn what_an_older_writer_writes_while_the_log_is_opened_is_not_built_on() {
-    for tenths in 0..30 {
-        let scene = Scene::new(3, 0, None);
-        let mut older = scene.writer(scene.places.at(0, &scene.process).unwrap());
-        append(&mut older, 1..=3).unwrap();
-        [1, 2]
-            .iter()
-            .for_each(|&of| scene.places.copy(&*scene.store(0), &*scene.store(of)).unwrap());
-        scene.spot(0).takes(SECOND / 5);
-        let turns = scene.places.turns.clone();
-        scene.places.turns.start(Box::new(move || {
-            turns.sleep(tenths * SECOND / 10);
-            let _ = append(&mut older, 4..=4);
-        }));
-        let (replicas, mut writer) = scene.open();
-        append(&mut writer, 4..=6).unwrap();
-        replicas.settle(60 * SECOND);
-        for index in 0..3 {
-            verify::run(&*scene.store(index), &scene.keys, &mut |_| {})
-                .unwrap_or_else(|error| panic!("after {tenths} tenths: {error}"));
-            assert_eq!(scene.end(index), scene.end(0));
-        }
-    }
-}
-
-/// It came to too few places, and those do not answer when it tries again.
-#[test]
-fn nobody_is_fenced_by_what_it_claimed_itself() {
-    let scene = Scene::new(3, 0, Some(2));
-    let (replicas, writer) = scene.open();
-    let epoch = writer.epoch();
-    drop(writer);
-    [0, 1].iter().for_each(|&index| scene.spot(index).go_away());
-    (0..2).for_each(|_| assert!(scene.try_writer(replicas.clone()).is_err()));
-    assert!(scene.store(2).exists(&layout::claim(epoch + 2)).unwrap());
-    scene.spot(2).go_away();
-    [0, 1].iter().for_each(|&index| scene.spot(index).come_back());
-    let mut writer = (0..20)
-        .find_map(|_| {
-            scene.sleep(5);
-            scene.try_writer(replicas.clone()).ok()
-        })
-        .unwrap();
-    // Before each segment it looks for a newer claim.
-    writer.set_segment_bytes(1);
-    append(&mut writer, 1..=3).unwrap();
-    scene.spot(2).come_back();
-    scene.sleep(20);
-    append(&mut writer, 4..=6).unwrap();
-    replicas.settle(60 * SECOND);
-    assert_eq!(scene.end(2), scene.end(0));
-}
-
-/// Of so many places: a first process with `first` going wrong, then a second one with `second`. Each place then has the
-/// whole log, also without what was never synced. Gives what the operations of each were.
-fn after_two_processes(first: Plan, second: Plan) -> [Vec<Kind>; 2] {
-    let mut scene = Scene::new(3, 0, Some(2));
-    scene.process = Process::new(first, &Arc::default());
-    let (replicas, mut writer) = scene.open();
-    append(&mut writer, 1..=3).unwrap();
-    let kinds = scene.process.kinds();
-    scene.process.kill();
-    drop((replicas, writer));
-    scene.sleep(100);
-    scene.process = Process::new(second, &Arc::default());
-    let (replicas, mut writer) = scene.open();
-    append(&mut writer, 4..=6).unwrap();
-    replicas.settle(60 * SECOND);
-    scene.sleep(100);
-    for index in 0..3 {
-        let place = scene.disk(index).store("there", &Process::checker());
-        verify::run(&place, &scene.keys, &mut |_| {}).unwrap();
-        assert_eq!(LogEnd::read(&place, &scene.keys).unwrap().position, scene.end(0));
-    }
-    [kinds, scene.process.kinds()]
-}
-
-/// What is read there may be in a cache only: a write failed before it was synced, and so did what would have synced it.
-#[test]
-fn what_a_place_has_already_is_durable_there_once_it_is_brought_up() {
-    let never = || Plan::At { number: u64::MAX, fault: Fault::DieBefore, lasting: false };
-    let kinds = after_two_processes(never(), never());
-    let all = |of: &[Kind], kind: Kind| -> Vec<u64> {
-        let numbered = (0..).zip(of).filter(|(_, of)| **of == kind);
-        numbered.map(|(number, _)| number).collect()
-    };
-    let writes = all(&kinds[0], Kind::Write);
-    for &write in &writes[writes.len() - 3..] {
-        for name in all(&kinds[1], Kind::Name) {
-            let fault = Fault::After(Errno::Io);
-            let first = Plan::At { number: write, fault, lasting: false };
-            let fault = Fault::Before(Errno::NoSpace);
-            after_two_processes(first, Plan::At { number: name, fault, lasting: false });
-        }
-    }
 }

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use lockstep_proto::capture::Capture;
 use lockstep_proto::error::Error;
 use lockstep_proto::fence::{self, Claimant};
-use lockstep_proto::layout::SegmentName;
+use lockstep_proto::layout::{self, SegmentName};
 use lockstep_proto::log::{LogEnd, LogReader, Mark, Visitor, segments};
 use lockstep_proto::marker::Marker;
 use lockstep_proto::prune::PrunePlan;
@@ -452,9 +452,20 @@ impl World {
                 several && away && !what.contains("damaged")
             }
             Error::TwoHistories { .. } if several => resume_unwind(Box::new(Undecided)),
+            Error::Fenced { newer, .. } => self.is_claimed_at_some(*newer),
             _ => false,
         };
         assert!(fine, "{error}: {error:?}");
+    }
+
+    /// Who claimed this epoch died before all places had the claim; who came next asked others, and meets it later.
+    fn is_claimed_at_some(&self, epoch: u32) -> bool {
+        let Site::Several(places) = &self.site else { return false };
+        let claim = layout::claim(epoch);
+        places.counting().iter().any(|&index| {
+            let store = places.spot(index).place.store("there", &Process::checker());
+            !store.exists(&claim).unwrap()
+        })
     }
 
     fn has_bucket(&self) -> bool {

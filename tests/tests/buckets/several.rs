@@ -12,7 +12,7 @@ use lockstep_tests::real::wait::wait_for;
 use lockstep_tests::servers::{Proxy, Server, moto, rgw};
 use lockstep_tests::sim::Node;
 use lockstep_tests::workload::Workload;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// A place on `server`, reached through `port`: both have the same credentials.
 fn place(server: &Server, port: u16, name: &str) -> String {
@@ -32,19 +32,6 @@ fn two_buckets_and_a_folder(server: &Server, other: &Server, proxy: &Proxy) -> B
     let folder = backed.store();
     backed.init().arg(second).arg(folder).arg("--quorum").arg("2").run().expect_success();
     backed
-}
-
-fn destinations(node: &mut Node) -> Vec<Value> {
-    let status = node.call("backup-status", &json!({})).unwrap().result().unwrap();
-    status["destinations"].as_array().unwrap().clone()
-}
-
-fn all_have_everything(node: &mut Node) {
-    wait_for("all places to have everything", || {
-        let places = destinations(node);
-        let has = |place: &Value| place["state"] == "current" && place["lacks"] == 0;
-        places.iter().all(has).then_some(())
-    });
 }
 
 /// Reads everything at one place, and gives the newest version there.
@@ -89,7 +76,7 @@ fn outages(server: &Server, other: &Server, batches: usize, seed: u64) {
     });
     println!("{batches} batches, {down} outages");
     assert!(down > 0);
-    all_have_everything(&mut node);
+    Backed::wait_until_all_have_everything(&mut node);
     let version = u64::from(node.ledger().committed_version().unwrap());
     node.stop().unwrap();
     for url in urls(&backed) {
@@ -118,10 +105,10 @@ fn a_restore_from_the_place_that_is_behind_takes_the_newest() {
     let mut workload = Workload::seeded(3);
     let mut node = backed.running(&mut workload);
     Backed::write(&mut node, &mut workload, 10);
-    all_have_everything(&mut node);
+    Backed::wait_until_all_have_everything(&mut node);
     proxy.refuse();
     Backed::write(&mut node, &mut workload, 40);
-    let second = |node: &mut Node| destinations(node).swap_remove(1);
+    let second = |node: &mut Node| Backed::destinations(node).swap_remove(1);
     wait_for("it is noticed", || (second(&mut node)["state"] == "behind").then_some(()));
     let error = second(&mut node)["error"].as_str().unwrap().to_owned();
     assert!(error.contains("hint: "), "{error}");

@@ -65,20 +65,9 @@ impl Scene {
         }
     }
 
-    fn destinations(&mut self) -> Vec<Value> {
-        let reply = self.node.call("backup-status", &json!({})).unwrap();
-        reply.result().unwrap()["destinations"].as_array().unwrap().clone()
-    }
-
     fn names(&mut self) -> Vec<String> {
         let name = |of: &Value| of["name"].as_str().unwrap().to_owned();
-        self.destinations().iter().map(name).collect()
-    }
-
-    /// Until each has everything: one that nobody waits for may be current and still write the newest.
-    fn wait_until_all_have_it(&mut self) {
-        let has_it = |of: &Value| of["state"] == "current" && of["lacks"] == 0;
-        wait_for("all have it", || self.destinations().iter().all(has_it).then_some(()));
+        Backed::destinations(&mut self.node).iter().map(name).collect()
     }
 
     /// Name and mode of each place, as the log itself has it at one of them.
@@ -124,7 +113,7 @@ fn a_second_place_is_written_to_and_then_waited_for() {
     assert_eq!(scene.reload().unwrap(), reloaded, "asked twice is the same");
     // It is brought up once something is written; then it counts, and the log says so.
     scene.write(1);
-    scene.wait_until_all_have_it();
+    Backed::wait_until_all_have_everything(&mut scene.node);
     scene.write_until_it_counts("nas");
     let sync = |name: &str| (name.to_owned(), Mode::Sync);
     assert_eq!(scene.named("nas"), [sync("primary"), sync("nas")]);
@@ -166,7 +155,7 @@ fn a_place_is_not_waited_for_before_it_has_everything() {
         let of_slow = ("slow".to_owned(), Mode::Async);
         assert_eq!(scene.named("store").last(), Some(&of_slow), "it does not count yet");
         fuse.go_on();
-        scene.wait_until_all_have_it();
+        Backed::wait_until_all_have_everything(&mut scene.node);
         scene.write_until_it_counts("slow");
         for place in ["store", "slow"].iter().chain(before) {
             scene.expect_whole_at(place);
@@ -208,7 +197,7 @@ fn a_place_that_is_removed_is_not_written_to_any_more() {
     scene.add("second", &["--async"]);
     scene.reload().unwrap();
     scene.write(5);
-    scene.wait_until_all_have_it();
+    Backed::wait_until_all_have_everything(&mut scene.node);
     scene.expect_whole_at("second");
     scene.node.stop().unwrap();
     scene.node.start().unwrap();
@@ -233,7 +222,7 @@ fn what_is_not_sound_is_refused_and_the_backup_goes_on_as_before() {
     fs::write(&path, "{}").unwrap();
     assert!(scene.reload().is_err());
     scene.write(5);
-    assert_eq!(scene.destinations().len(), 2);
+    assert_eq!(Backed::destinations(&mut scene.node).len(), 2);
     fs::write(&path, before).unwrap();
     assert_eq!(scene.reload().unwrap()["changed"], false);
     scene.write(5);

@@ -198,22 +198,10 @@ fn one_that_was_away_gets_the_new_generation_and_its_snapshot() {
         node.commit_unhooked(&step).unwrap();
         node.start().unwrap();
         Backed::write(&mut node, &mut workload, 20);
-        let states = |node: &mut lockstep_tests::sim::Node| -> Vec<Value> {
-            let status = node.call("backup-status", &serde_json::json!({})).unwrap();
-            let status = status.result().unwrap();
-            status["destinations"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|of| of["state"].clone())
-                .collect()
-        };
         node.init().unwrap();
-        assert_eq!(states(&mut node)[away], "behind");
+        assert_eq!(Backed::destinations(&mut node)[away]["state"], "behind");
         fs::rename(&hidden, &folders[away]).unwrap();
-        lockstep_tests::real::wait::wait_for("it to be brought up", || {
-            states(&mut node).iter().all(|state| state == "current").then_some(())
-        });
+        Backed::wait_until_all_have_everything(&mut node);
         Backed::write(&mut node, &mut workload, 5);
         node.stop().unwrap();
         let report = backed.cli("verify").expect_success();
