@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::layout;
-use lockstep_proto::log::LogEnd;
+use lockstep_proto::log::{LogEnd, segments};
 use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::replica::Standing;
 use lockstep_proto::store::Store;
@@ -86,6 +86,48 @@ fn what_an_older_writer_writes_while_the_log_is_opened_is_not_built_on() {
             assert_eq!(scene.end(index), scene.end(0));
         }
     }
+}
+
+/// It was there before ours, and ours is acknowledged by nobody: either may turn out to count.
+#[test]
+fn what_an_older_writer_has_put_in_the_way_stays_while_our_record_is_not_acknowledged() {
+    let mut in_the_way = 0;
+    for (tenths, hang) in (28..38).step_by(2).flat_map(|at| (24..38).map(move |hang| (at, hang))) {
+        let buckets: Vec<_> = (0..3).map(|_| SimBucket::default()).collect();
+        let scene = Scene::of(buckets.iter().cloned().map(Place::Bucket).collect(), 3, Some(2));
+        let mut older = scene.writer(scene.places.at(2, &scene.process).unwrap());
+        append(&mut older, 1..=3).unwrap();
+        for of in [0, 1] {
+            scene.places.copy(&*scene.store(2), &*scene.store(of)).unwrap();
+        }
+        let (epoch, next) = (older.epoch(), scene.end(2).seq + 1);
+        scene.spot(2).takes(SECOND / 5);
+        [0, 1].iter().for_each(|&of| scene.spot(of).takes(SECOND / 10));
+        let (turns, others) = (scene.places.turns.clone(), [0, 1].map(|of| scene.spot(of)));
+        scene.places.turns.start(Box::new(move || {
+            turns.sleep(hang * SECOND / 10);
+            others.iter().for_each(|spot| spot.takes(FOR_EVER));
+        }));
+        let turns = scene.places.turns.clone();
+        scene.places.turns.start(Box::new(move || {
+            turns.sleep(tenths * SECOND / 10);
+            let _ = append(&mut older, 4..=4);
+        }));
+        let Ok(replicas) = scene.places.open(&scene.process) else { continue };
+        if scene.try_writer(replicas.clone()).is_ok() {
+            continue;
+        }
+        scene.sleep(30);
+        // What it wrote before the log was looked at is built on.
+        let end = LogEnd::read(&*scene.store(2), &scene.keys).unwrap();
+        in_the_way += u32::from((end.epoch, end.position.seq) == (epoch, next));
+        let own = segments(&*scene.store(2), 1).unwrap();
+        let older: Vec<_> = own.into_iter().filter(|of| of.name.epoch <= epoch).collect();
+        let older = LogEnd::read_listed(&*scene.store(2), &scene.keys, &older).unwrap();
+        let both = older.position.seq == next && end.segment.first_seq == next;
+        assert!(!both, "after {tenths} tenths, others hang after {hang}");
+    }
+    assert!(in_the_way > 0);
 }
 
 /// It came to too few places, and those do not answer when it tries again.

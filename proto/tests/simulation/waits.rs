@@ -94,6 +94,13 @@ fn what_too_few_places_take_is_an_error_until_they_are_back() {
 /// It lacks the snapshot that the others go on from, which was made of records of the segment that is being written.
 #[test]
 fn a_place_that_is_brought_up_ends_like_the_others_only_once_it_can_be_restored_from() {
+    expect_to_be_brought_up_whole(None);
+    // It is copied in several rounds then.
+    (0..30).step_by(3).for_each(|tenths| expect_to_be_brought_up_whole(Some(tenths)));
+}
+
+/// Something else is written meanwhile, after so many tenths of a second.
+fn expect_to_be_brought_up_whole(writes_after: Option<u32>) {
     let scene = Scene::new(3, 0, Some(2));
     let (replicas, mut writer) = scene.open();
     let mut version = 0;
@@ -127,6 +134,12 @@ fn a_place_that_is_brought_up_ends_like_the_others_only_once_it_can_be_restored_
     }
     scene.spot(0).takes(SECOND / 10);
     scene.spot(0).come_back();
+    if let Some(tenths) = writes_after {
+        scene.places.turns.sleep(tenths * SECOND / 10);
+        let mut object = replicas.create_stream("files/stream").unwrap();
+        object.write(b"bytes").unwrap();
+        object.commit().unwrap();
+    }
     let mut equal = 0;
     while equal < 20 {
         scene.places.turns.sleep(SECOND / 20);
