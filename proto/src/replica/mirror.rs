@@ -250,8 +250,7 @@ impl Mirror<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
         let log = all_segments(self.target)?;
-        let mut reached: BTreeMap<_, _> =
-            ahead.map(|of| (Some(of), u64::MAX)).into_iter().collect();
+        let mut reached = BTreeMap::new();
         // By name: a snapshot before those that are made on it.
         for name in self.missing(layout::SNAPSHOTS)? {
             let Some(found) = SnapshotName::parse_object(&name) else { continue };
