@@ -138,7 +138,7 @@ impl Replica {
             done: 0,
             taken: false,
             failed: false,
-            passed_over: 0,
+            found_lacking: 0,
             removed: false,
             tasks: Default::default(),
         }

@@ -102,10 +102,7 @@ impl Mirror<'_> {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn snapshots(&self, progress: &mut dyn FnMut(u64)) -> Result<Mirrored> {
-        let mut done = Mirrored::default();
-        self.copy_snapshots(None, &mut done, progress)?;
-        self.copy_beginnings(&mut done, progress)?;
-        Ok(done)
+        self.snapshots_and_beginnings(None, progress)
     }
 
     /// As [`snapshots`](Self::snapshots), with those of a generation that were made of records which the target is
@@ -113,10 +110,19 @@ impl Mirror<'_> {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(super) fn snapshots_ahead(&self, generation: u32) -> Result<()> {
+    pub(super) fn snapshots_ahead(&self, generation: u32) -> Result<Mirrored> {
+        self.snapshots_and_beginnings(Some(generation), &mut |_| {})
+    }
+
+    fn snapshots_and_beginnings(
+        &self,
+        ahead: Option<u32>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Mirrored> {
         let mut done = Mirrored::default();
-        self.copy_snapshots(Some(generation), &mut done, &mut |_| {})?;
-        self.copy_beginnings(&mut done, &mut |_| {})
+        self.copy_snapshots(ahead, &mut done, progress)?;
+        self.copy_beginnings(&mut done, progress)?;
+        Ok(done)
     }
 
     /// As [`run`](Self::run), of all but the log: to a target that is further, too.
@@ -342,8 +348,7 @@ impl Mirror<'_> {
             return Ok(());
         }
         let before = there.iter().filter(|(name, _)| of_it(name) && name.age() < newest.age());
-        let mut before: Vec<_> = before.map(|(&name, &size)| SegmentEntry { name, size }).collect();
-        before.sort_by_key(|entry| entry.name.age());
+        let before: Vec<_> = before.map(|(&name, &size)| SegmentEntry { name, size }).collect();
         match LogEnd::read_listed(self.target, self.keys, &before) {
             Ok(end) if end.position.seq.saturating_add(1) < newest.first_seq => {
                 Beginnings::note(self.target, newest.generation, newest.age())

@@ -249,7 +249,7 @@ impl Replicas {
                 replica.report.standing = Standing::Behind;
             }
         }
-        state.looks += 1;
+        state.looked = true;
         drop(state);
         self.quorum.shared.work.ring();
         Ok(end)
@@ -301,7 +301,6 @@ impl Replicas {
         if good >= needed {
             for (replica, _) in state.replicas.iter_mut().zip(has).filter(|(_, has)| !has) {
                 replica.set_whole(false);
-                replica.passed_over += 1;
             }
             return Ok(());
         }

@@ -56,8 +56,8 @@ pub(super) struct Replica {
     pub taken: bool,
     /// It failed with what was asked of it besides: what is open of it is not to be trusted.
     pub failed: bool,
-    /// So often the others were given something that it was not.
-    pub passed_over: u64,
+    /// So often it was found not to have everything.
+    pub found_lacking: u64,
     /// The log has gone on without it.
     pub removed: bool,
     pub tasks: VecDeque<Task>,
@@ -72,6 +72,7 @@ impl Replica {
     /// It is known whether it has everything that was there before the feed.
     pub fn set_whole(&mut self, whole: bool) {
         (self.whole, self.doubted) = (whole && !self.removed, false);
+        self.found_lacking += u64::from(!whole);
     }
 }
 
@@ -81,8 +82,8 @@ pub(super) struct State {
     pub replicas: Vec<Replica>,
     /// The newest epoch that the writer has claimed, or is about to.
     pub epoch: u32,
-    /// So often it was looked where the log ends, behind that claim.
-    pub looks: u32,
+    /// Behind that claim it was looked where the log ends.
+    pub looked: bool,
     /// A newer one was seen somewhere.
     pub fenced: bool,
     pub closing: bool,
@@ -103,7 +104,7 @@ impl State {
         if epoch <= self.epoch {
             return;
         }
-        (self.epoch, self.looks) = (epoch, 0);
+        (self.epoch, self.looked) = (epoch, false);
         self.feed.clear();
         let steps = self.feed.steps();
         for replica in &mut self.replicas {
@@ -121,7 +122,7 @@ impl State {
     /// The place `index` lacks something of what is before the feed, and it is known what that is.
     pub fn is_lacking(&self, index: usize) -> bool {
         let replica = &self.replicas[index];
-        let is_known = self.looks > 0 || self.feed.oldest().is_some();
+        let is_known = self.looked || self.feed.oldest().is_some();
         !replica.whole && !replica.removed && is_known
     }
 

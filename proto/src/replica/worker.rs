@@ -302,7 +302,7 @@ impl Worker {
     fn copy_what_is_lacking(&self, store: &Arc<dyn Store>) -> Result<bool> {
         let known = |state: &State| {
             let oldest = state.feed.oldest().map(|(name, _)| name);
-            (state.epoch, oldest, state.looks, state.replicas[self.index].passed_over)
+            (state.epoch, oldest, state.replicas[self.index].found_lacking)
         };
         let known_before = known(&self.shared.lock());
         let (epoch, oldest, ..) = known_before;

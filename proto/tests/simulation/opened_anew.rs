@@ -8,12 +8,11 @@ use lockstep_proto::layout;
 use lockstep_proto::log::{LogEnd, segments};
 use lockstep_proto::record::{Start, StartReason};
 use lockstep_proto::replica::Standing;
-use lockstep_proto::store::Store;
 use lockstep_proto::verify;
 
 use crate::bucket::SimBucket;
 use crate::faults::{Errno, Fault, Kind, Plan, Process};
-use crate::scene::{FOR_EVER, SECOND, Scene, append, standing};
+use crate::scene::{FOR_EVER, SECOND, Scene, append, standing, write_stream};
 use crate::world::Place;
 
 /// Whoever had the newest record when the places were opened went away before the claim, and the others have it by then.
@@ -61,22 +60,29 @@ fn a_record_that_was_given_up_is_in_nobodys_way_when_the_same_process_opens_the_
     }
 }
 
+/// Wrote what all places have, and writes to one of them, which is slow, once more after so many tenths of a second. Gives
+/// its epoch.
+fn older_writer(scene: &Scene, at: usize, tenths: u32) -> u32 {
+    let mut older = scene.writer(scene.places.at(at, &scene.process).unwrap());
+    append(&mut older, 1..=3).unwrap();
+    for of in (0..3).filter(|&of| of != at) {
+        scene.places.copy(&*scene.store(at), &*scene.store(of)).unwrap();
+    }
+    scene.spot(at).takes(SECOND / 5);
+    let (turns, epoch) = (scene.places.turns.clone(), older.epoch());
+    scene.places.turns.start(Box::new(move || {
+        turns.sleep(tenths * SECOND / 10);
+        let _ = append(&mut older, 4..=4);
+    }));
+    epoch
+}
+
 /// It has not seen the newer claim yet. Its record is at one place only, and nobody was told of it.
 #[test]
 fn what_an_older_writer_writes_while_the_log_is_opened_is_not_built_on() {
     for tenths in 0..30 {
         let scene = Scene::new(3, 0, None);
-        let mut older = scene.writer(scene.places.at(0, &scene.process).unwrap());
-        append(&mut older, 1..=3).unwrap();
-        [1, 2]
-            .iter()
-            .for_each(|&of| scene.places.copy(&*scene.store(0), &*scene.store(of)).unwrap());
-        scene.spot(0).takes(SECOND / 5);
-        let turns = scene.places.turns.clone();
-        scene.places.turns.start(Box::new(move || {
-            turns.sleep(tenths * SECOND / 10);
-            let _ = append(&mut older, 4..=4);
-        }));
+        older_writer(&scene, 0, tenths);
         let (replicas, mut writer) = scene.open();
         append(&mut writer, 4..=6).unwrap();
         replicas.settle(60 * SECOND);
@@ -95,23 +101,13 @@ fn what_an_older_writer_has_put_in_the_way_stays_while_our_record_is_not_acknowl
     for (tenths, hang) in (28..38).step_by(2).flat_map(|at| (24..38).map(move |hang| (at, hang))) {
         let buckets: Vec<_> = (0..3).map(|_| SimBucket::default()).collect();
         let scene = Scene::of(buckets.iter().cloned().map(Place::Bucket).collect(), 3, Some(2));
-        let mut older = scene.writer(scene.places.at(2, &scene.process).unwrap());
-        append(&mut older, 1..=3).unwrap();
-        for of in [0, 1] {
-            scene.places.copy(&*scene.store(2), &*scene.store(of)).unwrap();
-        }
-        let (epoch, next) = (older.epoch(), scene.end(2).seq + 1);
-        scene.spot(2).takes(SECOND / 5);
+        let epoch = older_writer(&scene, 2, tenths);
+        let next = scene.end(2).seq + 1;
         [0, 1].iter().for_each(|&of| scene.spot(of).takes(SECOND / 10));
         let (turns, others) = (scene.places.turns.clone(), [0, 1].map(|of| scene.spot(of)));
         scene.places.turns.start(Box::new(move || {
             turns.sleep(hang * SECOND / 10);
             others.iter().for_each(|spot| spot.takes(FOR_EVER));
-        }));
-        let turns = scene.places.turns.clone();
-        scene.places.turns.start(Box::new(move || {
-            turns.sleep(tenths * SECOND / 10);
-            let _ = append(&mut older, 4..=4);
         }));
         let Ok(replicas) = scene.places.open(&scene.process) else { continue };
         if scene.try_writer(replicas.clone()).is_ok() {
@@ -177,9 +173,7 @@ fn who_is_passed_over_when_the_same_writer_claims_again_is_brought_up() {
     assert!(replicas.reports().iter().all(|report| report.standing == Standing::Current));
     // As the snapshot that a generation begins with, before there is a segment of it.
     scene.spot(0).go_away();
-    let mut object = replicas.create_stream("files/stream").unwrap();
-    object.write(b"bytes").unwrap();
-    object.commit().unwrap();
+    write_stream(&replicas, "files/stream").unwrap();
 }
 
 /// Of so many places: a first process with `first` going wrong, then a second one with `second`. Each place then has the

@@ -10,7 +10,7 @@ use lockstep_proto::fence::Claimant;
 use lockstep_proto::log::{LogEnd, Position};
 use lockstep_proto::replica::{Replicas, Standing};
 use lockstep_proto::seal::{KeyRing, StoreId};
-use lockstep_proto::store::Store;
+use lockstep_proto::store::{Store, StoreError};
 use lockstep_proto::version::DataVersion;
 use lockstep_proto::writer::{Call, Writer};
 
@@ -118,6 +118,13 @@ pub fn append(writer: &mut Writer, versions: RangeInclusive<u32>) -> Result<(), 
         writer.append(&Call { data_version, transaction: true, writes: &writes }, 1)?;
     }
     Ok(())
+}
+
+/// Writes an object in a stream, as snapshots are.
+pub fn write_stream(replicas: &Replicas, name: &str) -> Result<(), StoreError> {
+    let mut object = replicas.create_stream(name)?;
+    object.write(b"bytes")?;
+    object.commit()
 }
 
 pub fn standing(replicas: &Replicas, index: usize) -> Standing {

@@ -182,7 +182,7 @@ impl World {
         process.kill();
         self.tally.faults += process.struck();
         self.replicas = None;
-        self.process = self.other_process();
+        self.next_process();
         self.settle_race(first, second);
     }
 

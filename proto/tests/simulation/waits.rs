@@ -21,7 +21,7 @@ use lockstep_proto::writer::{Call, Writer};
 
 use crate::bucket::SimBucket;
 use crate::faults::Process;
-use crate::scene::{FOR_EVER, SECOND, Scene, append, standing};
+use crate::scene::{FOR_EVER, SECOND, Scene, append, standing, write_stream};
 use crate::world::Place;
 
 #[test]
@@ -65,11 +65,7 @@ fn who_answers_a_little_later_is_heard_and_who_hangs_is_not_waited_for() {
 fn what_too_few_places_take_is_an_error_until_they_are_back() {
     let scene = Scene::new(3, 0, Some(2));
     let replicas = scene.replicas();
-    let stream = || {
-        let mut object = replicas.create_stream("files/stream")?;
-        object.write(b"bytes")?;
-        object.commit()
-    };
+    let stream = || write_stream(&replicas, "files/stream");
     let create = || replicas.create("files/one", b"bytes");
     scene.spot(1).go_away();
     scene.spot(2).go_away();
@@ -136,9 +132,7 @@ fn expect_to_be_brought_up_whole(writes_after: Option<u32>) {
     scene.spot(0).come_back();
     if let Some(tenths) = writes_after {
         scene.places.turns.sleep(tenths * SECOND / 10);
-        let mut object = replicas.create_stream("files/stream").unwrap();
-        object.write(b"bytes").unwrap();
-        object.commit().unwrap();
+        write_stream(&replicas, "files/stream").unwrap();
     }
     let mut equal = 0;
     while equal < 20 {
@@ -167,9 +161,7 @@ fn what_is_written_while_a_place_is_brought_up_is_there_in_the_end() {
         scene.spot(0).takes(SECOND / 10);
         scene.spot(0).come_back();
         scene.places.turns.sleep(tenths * SECOND / 10);
-        let mut object = replicas.create_stream("files/stream").unwrap();
-        object.write(b"bytes").unwrap();
-        object.commit().unwrap();
+        write_stream(&replicas, "files/stream").unwrap();
         append(&mut writer, 2..=2).unwrap();
         scene.sleep(60);
         assert_eq!(standing(&replicas, 0), Standing::Current);

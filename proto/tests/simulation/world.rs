@@ -215,6 +215,8 @@ pub struct World {
     pub(crate) in_flight: Option<InFlight>,
     /// The one that it was to replace, where that failed: either may be in the log.
     pub(crate) replaced: Option<InFlight>,
+    /// What the node's process has claimed the log with.
+    tokens: Vec<String>,
     pub(crate) folder: TempDir,
     /// One operation in so many fails; 0: none does.
     one_in: u32,
@@ -294,6 +296,7 @@ impl World {
             committed: BTreeMap::new(),
             in_flight: None,
             replaced: None,
+            tokens: Vec::new(),
             folder: folder(),
             one_in: 0,
             tally: Tally::default(),
@@ -341,7 +344,13 @@ impl World {
 
     pub(crate) fn replace_process(&mut self) {
         self.die();
+        self.next_process();
+    }
+
+    /// The node has another process from here on.
+    pub(crate) fn next_process(&mut self) {
         self.process = self.other_process();
+        self.tokens.clear();
     }
 
     /// A process after or beside the node's, with faults of its own, or by the same plan.
@@ -400,6 +409,7 @@ impl World {
                 self.process.mend();
             }
             let (claimant, time) = (self.claimant("node"), self.time);
+            self.tokens.push(claimant.token.clone());
             let opened = self
                 .node_store()
                 .and_then(|store| Writer::open(store, self.keys.clone(), claimant, time));
@@ -452,20 +462,28 @@ impl World {
                 several && away && !what.contains("damaged")
             }
             Error::TwoHistories { .. } if several => resume_unwind(Box::new(Undecided)),
-            Error::Fenced { newer, .. } => self.is_claimed_at_some(*newer),
+            Error::Fenced { newer, .. } => self.is_anothers_at_some(*newer),
             _ => false,
         };
         assert!(fine, "{error}: {error:?}");
     }
 
-    /// Who claimed this epoch died before all places had the claim; who came next asked others, and meets it later.
-    fn is_claimed_at_some(&self, epoch: u32) -> bool {
+    /// Another process claimed this epoch, and died before all places had the claim; who came next asked others, and meets
+    /// it later.
+    fn is_anothers_at_some(&self, epoch: u32) -> bool {
         let Site::Several(places) = &self.site else { return false };
         let claim = layout::claim(epoch);
-        places.counting().iter().any(|&index| {
-            let store = places.spot(index).place.store("there", &Process::checker());
-            !store.exists(&claim).unwrap()
-        })
+        let stores = places
+            .counting()
+            .into_iter()
+            .map(|index| places.spot(index).place.store("there", &Process::checker()));
+        let (with, without): (Vec<_>, Vec<_>) =
+            stores.partition(|store| store.exists(&claim).unwrap());
+        let is_ours = |store: &Arc<dyn Store>| {
+            fence::read(&**store, &self.keys, epoch)
+                .is_ok_and(|found| self.tokens.contains(&found.token))
+        };
+        !without.is_empty() && !with.iter().any(is_ours)
     }
 
     fn has_bucket(&self) -> bool {
@@ -707,7 +725,7 @@ impl World {
         if self.replicas.take().is_some() {
             // Its threads do not know yet.
             self.fenced.push((of_first, first));
-            self.process = self.other_process();
+            self.next_process();
         } else {
             drop(first);
             self.replace_process();
