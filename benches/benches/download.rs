@@ -1,5 +1,6 @@
 //! A restore from a bucket, against a bare parallel download of the same objects by the same client library, in turn. The
-//! server is Ceph's gateway on this machine, or with `LOCKSTEP_BENCH_SERVER` `moto` or `memory`, one in this process.
+//! server is Ceph's gateway on this machine, or with `LOCKSTEP_BENCH_SERVER` `moto` or `memory`, one in this process, whose
+//! answers with `LOCKSTEP_AWAY_MS` come so much later, as those of a server that is far away.
 //!
 //! `LOCKSTEP_MIB` (256) is the size of the database, `LOCKSTEP_ROUNDS` (3) says how often.
 
@@ -9,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_benches::bucket::Bucket;
@@ -33,18 +34,22 @@ fn main() {
         "memory" => {
             let memory = memory::Memory::start();
             let url = format!("{}/download", memory.url);
-            println!("server: memory");
-            return measure(Backed::at(url, memory.env.clone()));
+            let away = sizes("LOCKSTEP_AWAY_MS", &[0])[0];
+            println!("server: memory, {away} ms away");
+            return measure(Backed::at(url, memory.env.clone()), &|| {
+                memory.be_away(Duration::from_millis(away));
+            });
         }
         "moto" => moto::start(),
         _ => rgw::start(),
     };
     let Some(server) = server else { return };
     println!("server: {name}");
-    measure(Backed::on(&server, "download"));
+    measure(Backed::on(&server, "download"), &|| {});
 }
 
-fn measure(backed: Backed) {
+/// With what is done to the server once the backup is there.
+fn measure(backed: Backed, then: &dyn Fn()) {
     let mib = sizes("LOCKSTEP_MIB", &[256])[0];
     let (rows, mut rng) = (mib * (1 << 20) / PAGE, Rng::with_seed(mib));
     let database = backed.network_file("lightningd.sqlite3");
@@ -68,6 +73,7 @@ fn measure(backed: Backed) {
         "| round | objects | stored MB | download s | MB/s | restore s | MB/s stored | MB/s database | ratio | peak MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
+    then();
     for round in 1..=sizes("LOCKSTEP_ROUNDS", &[3])[0] {
         let to = backed.dir().path("downloaded");
         let began = Instant::now();

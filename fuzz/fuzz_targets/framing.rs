@@ -9,8 +9,7 @@ fn messages(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
     let (mut framing, mut messages) = (Framing::default(), Vec::new());
     for piece in pieces {
         for part in piece.chunks(64 * 1024) {
-            framing.space()[..part.len()].copy_from_slice(part);
-            framing.came(part.len());
+            framing.buffer().extend_from_slice(part);
             while framing.advance().expect("it is short") {
                 messages.push(framing.message().to_vec());
             }

@@ -108,7 +108,7 @@ fn explain(argument: &str) -> ExitCode {
 
 fn run(output: &Arc<Output>) -> anyhow::Result<()> {
     let status = SharedStatus::default();
-    let mut input = Input::default();
+    let mut input = Input::new();
     let mut node = NodeSide::start(output.clone(), status.clone())?;
     let mut gate = Gate::Closed;
     let mut quiet_ms = None;

@@ -4,8 +4,10 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use lockstep_wire::{END, Framing};
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::pipe::fcntl_setpipe_size;
 use rustix::stdio::{stdin, stdout};
 
 /// What stdin gave.
@@ -18,11 +20,20 @@ pub enum Next<'a> {
     End,
 }
 
+/// Bytes that stdin is to hold until they are read: Linux lets a user have no larger pipe, unless told otherwise.
+const PIPE: usize = 1 << 20;
+
 /// Reads messages from stdin.
-#[derive(Default)]
 pub struct Input(Framing);
 
 impl Input {
+    /// With as large a pipe as there may be: a long message comes in one piece then, else the two processes take turns.
+    pub fn new() -> Self {
+        // Best effort: it is no pipe, or the user has too many large ones.
+        let _ = fcntl_setpipe_size(stdin(), PIPE);
+        Self(Framing::default())
+    }
+
     /// The next message; with `quiet_ms`, waits no longer than that for anything to come.
     ///
     /// # Errors
@@ -41,11 +52,8 @@ impl Input {
 
     fn read(&mut self) -> io::Result<usize> {
         loop {
-            match rustix::io::read(stdin(), self.0.space()) {
-                Ok(read) => {
-                    self.0.came(read);
-                    return Ok(read);
-                }
+            match rustix::io::read(stdin(), spare_capacity(self.0.buffer())) {
+                Ok(read) => return Ok(read),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }

@@ -239,36 +239,37 @@ fn take_blob(bytes: &[u8], at: usize, values: &mut Values) -> Option<(bool, usiz
 
 /// Appends what lower-case hexadecimal digits spell; false, with anything appended, where they do not.
 fn put_hex(digits: &[u8], out: &mut Vec<u8>) -> bool {
-    out.reserve(digits.len() / 2);
+    let start = out.len();
+    let (pairs, odd) = digits.as_chunks();
+    out.resize(start + pairs.len(), 0);
     // In pieces of a fixed size: the compiler makes vectors of them.
-    let (pieces, rest) = digits.as_chunks::<32>();
+    let (pieces, rest) = pairs.as_chunks::<16>();
+    let (places, places_of_rest) = out[start..].as_chunks_mut::<16>();
     let mut wrong = [0; 16];
-    for piece in pieces {
-        let mut bytes = [0; 16];
-        for ((byte, wrong), [high, low]) in
-            bytes.iter_mut().zip(&mut wrong).zip(piece.as_chunks().0)
-        {
-            let (high, low) = (nibble(*high), nibble(*low));
-            *wrong |= high | low;
-            *byte = high << 4 | low & 15;
+    for (place, piece) in places.iter_mut().zip(pieces) {
+        for ((byte, wrong), &pair) in place.iter_mut().zip(&mut wrong).zip(piece) {
+            let (spelled, is_wrong) = byte_of(pair);
+            *byte = spelled;
+            *wrong |= is_wrong;
         }
-        out.extend_from_slice(&bytes);
     }
-    let (pairs, odd) = rest.as_chunks();
-    for [high, low] in pairs {
-        let (high, low) = (nibble(*high), nibble(*low));
-        wrong[0] |= high | low;
-        out.push(high << 4 | low & 15);
+    for (byte, &pair) in places_of_rest.iter_mut().zip(rest) {
+        let (spelled, is_wrong) = byte_of(pair);
+        *byte = spelled;
+        wrong[0] |= is_wrong;
     }
-    odd.is_empty() && wrong.iter().all(|&wrong| wrong <= 15)
+    odd.is_empty() && wrong == [0; 16]
 }
 
-/// The value of a lower-case hexadecimal digit; more than 15 for any other byte.
-fn nibble(digit: u8) -> u8 {
-    let (decimal, letter) = (digit.wrapping_sub(b'0'), digit.wrapping_sub(b'a'));
-    let decimal = if decimal < 10 { decimal } else { 0xff };
-    let letter = if letter < 6 { letter + 10 } else { 0xff };
-    decimal & letter
+/// What two lower-case hexadecimal digits spell, and 0; anything else with any other bytes. Both at once, each in its half.
+fn byte_of(digits: [u8; 2]) -> (u8, u16) {
+    const EACH: u16 = 0x0101;
+    let digits = u16::from_le_bytes(digits);
+    let values = (digits & (15 * EACH)) + 9 * (digits >> 6 & EACH);
+    let is_letter = (values + 6 * EACH) >> 4 & EACH;
+    let spelled = values + u16::from(b'0') * EACH + u16::from(b'a' - b'9' - 1) * is_letter;
+    let is_wrong = (spelled ^ digits) | (values & (0xf0 * EACH));
+    ((values << 4 | values >> 8) as u8, is_wrong)
 }
 
 /// One literal, as bound to a prepared statement or written into the text.

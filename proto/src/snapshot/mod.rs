@@ -25,6 +25,8 @@ const DELTA: u8 = 0x13;
 
 /// Bytes of pages that one frame holds, at most.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Frames that wait for the next thread, at most.
+const FRAMES_AHEAD: usize = 4;
 
 /// What a snapshot holds: its first frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use super::{CHUNK_BYTES, DELTA, END, End, META, Meta, PAGES, Summary};
+use super::{CHUNK_BYTES, DELTA, END, End, FRAMES_AHEAD, META, Meta, PAGES, Summary};
 use crate::error::{Error, Result};
 use crate::layout::SnapshotName;
 use crate::log::Mark;
@@ -15,8 +15,6 @@ use crate::seal::{
 use crate::segment::SegmentError;
 use crate::store::{Store, StoreErrorKind};
 
-/// Frames that wait to be unpacked, at most.
-const FRAMES_AHEAD: usize = 4;
 /// What a frame of pages unpacks to, at most.
 const PLAIN_MAX: usize = 2 * CHUNK_BYTES + 65_536;
 

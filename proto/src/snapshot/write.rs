@@ -3,22 +3,27 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::{CHUNK_BYTES, DELTA, END, End, META, Meta, PAGES, Proof, read};
+use super::{CHUNK_BYTES, DELTA, END, End, FRAMES_AHEAD, META, Meta, PAGES, Proof, read};
 use crate::error::{Error, Result};
 use crate::layout::SnapshotName;
 use crate::log::Mark;
 use crate::record::{Base, TimeMs};
-use crate::seal::{HEADER_LEN, Header, KeyRing, ObjectKind, Sealer};
+use crate::seal::{FRAME_OVERHEAD, HEADER_LEN, Header, KeyRing, ObjectKind, Sealer};
 use crate::segment::SegmentError;
 use crate::store::Store;
 use crate::version::DataVersion;
 
 /// Pages compress well at little cost; higher levels gain a few per cent for several times the time.
 const ZSTD_LEVEL: i32 = 3;
+
+/// Sealed frames that wait while the store makes durable what it has, at most.
+const SEALED_AHEAD: usize = 16;
 
 /// What a snapshot is made of.
 #[derive(Debug, Clone, Copy)]
@@ -119,22 +124,31 @@ pub fn write(
     let meta = Meta { time, page_size, page_count, data_version, parent };
     seal_json(&mut sealer, kind, &meta, &mut frame)?;
     object.write(&frame)?;
-    let (mut numbers, total): (Box<dyn Iterator<Item = u32>>, u64) = match content.pages {
+    let (numbers, total): (Box<dyn Iterator<Item = u32> + Send>, u64) = match content.pages {
         Pages::All => (Box::new(1..=page_count), page_count.into()),
         Pages::Changed { numbers, .. } => {
             (Box::new(numbers.range(1..=page_count)), numbers.range_cardinality(1..=page_count))
         }
     };
-    let mut chunk = Chunk::new(&file, path, page_size as usize, content.header)?;
-    let mut written = 0;
+    let (page_size, mut written) = (u64::from(page_size), 0);
     let mut stored = (HEADER_LEN + frame.len()) as u64;
-    while chunk.read(&mut numbers)? {
-        chunk.seal(&mut sealer, &mut frame)?;
-        object.write(&frame)?;
-        stored += frame.len() as u64;
-        written += chunk.numbers.len() as u64;
-        progress(written * u64::from(page_size), total * u64::from(page_size));
-    }
+    let (packed, to_seal) = sync_channel(FRAMES_AHEAD);
+    let (sealed, to_write) = sync_channel(SEALED_AHEAD);
+    let reader = PageReader { file: &file, path, page_size: page_size as usize, numbers };
+    // One thread reads and packs pages, one seals them, and this one writes.
+    let mut sealer = thread::scope(|scope| -> Result<Sealer> {
+        let packing = scope.spawn(move || pack(reader, content.header, &packed));
+        let sealing = scope.spawn(move || seal(sealer, &to_seal, &sealed));
+        for Frame { bytes, pages } in to_write {
+            object.write(&bytes)?;
+            stored += bytes.len() as u64;
+            written += pages;
+            progress(written * page_size, total * page_size);
+        }
+        let unread = || Error::damaged(format!("'{}'", path.display()), "could not be read");
+        packing.join().unwrap_or_else(|_| Err(unread()))?;
+        sealing.join().unwrap_or_else(|_| Err(unread()))
+    })?;
     seal_json(&mut sealer, END, &End { pages: written }, &mut frame)?;
     object.write(&frame)?;
     stored += frame.len() as u64;
@@ -182,60 +196,85 @@ fn seal_json(
     Ok(())
 }
 
-/// A run of pages on their way into a frame: their count, their numbers, then the pages.
-struct Chunk<'a> {
+/// A run of pages on its way into the object: at first packed, with room for what sealing puts before it, then sealed.
+struct Frame {
+    bytes: Vec<u8>,
+    pages: u64,
+}
+
+/// Sends the pages packed, a run at a time.
+fn pack(
+    mut reader: PageReader<'_>,
+    header: Option<HeaderFields>,
+    packed: &SyncSender<Frame>,
+) -> Result<()> {
+    let mut zstd =
+        zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|_| SegmentError::Compression)?;
+    let (mut plain, mut compressed) = (Vec::new(), Vec::new());
+    loop {
+        let pages = reader.read(header, &mut plain)?;
+        if pages == 0 {
+            return Ok(());
+        }
+        compressed.clear();
+        compressed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        zstd.compress_to_buffer(&plain, &mut compressed).map_err(|_| SegmentError::Compression)?;
+        let mut bytes = Vec::with_capacity(FRAME_OVERHEAD + 1 + compressed.len());
+        Sealer::begin(&mut bytes);
+        bytes.push(PAGES);
+        bytes.extend_from_slice(&compressed);
+        if packed.send(Frame { bytes, pages }).is_err() {
+            // Whoever writes has given up, and says why.
+            return Ok(());
+        }
+    }
+}
+
+/// Sends each frame sealed, and gives the sealer back behind the last.
+fn seal(
+    mut sealer: Sealer,
+    packed: &Receiver<Frame>,
+    sealed: &SyncSender<Frame>,
+) -> Result<Sealer> {
+    for mut frame in packed {
+        sealer.finish(&mut frame.bytes, 0).map_err(SegmentError::from)?;
+        if sealed.send(frame).is_err() {
+            // Whoever writes has given up, and says why.
+            break;
+        }
+    }
+    Ok(sealer)
+}
+
+/// The pages of a database file, as many at a time as a frame holds.
+struct PageReader<'a> {
     file: &'a File,
     path: &'a Path,
     page_size: usize,
-    header: Option<HeaderFields>,
-    zstd: zstd::bulk::Compressor<'static>,
-    numbers: Vec<u32>,
-    plain: Vec<u8>,
+    numbers: Box<dyn Iterator<Item = u32> + Send + 'a>,
 }
 
-impl<'a> Chunk<'a> {
-    fn new(
-        file: &'a File,
-        path: &'a Path,
-        page_size: usize,
-        header: Option<HeaderFields>,
-    ) -> Result<Self> {
-        let zstd =
-            zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|_| SegmentError::Compression)?;
-        let (numbers, plain) = (Vec::new(), Vec::new());
-        Ok(Self { file, path, page_size, header, zstd, numbers, plain })
-    }
-
-    /// Reads the next pages; false where there are none left.
-    fn read(&mut self, numbers: &mut dyn Iterator<Item = u32>) -> Result<bool> {
+impl PageReader<'_> {
+    /// Puts the next into `plain`: their count, their numbers, then the pages, the first of the database with `header` in
+    /// it. Gives their count; 0 where there are none left.
+    fn read(&mut self, header: Option<HeaderFields>, plain: &mut Vec<u8>) -> Result<u64> {
         let most = (CHUNK_BYTES / self.page_size).max(1);
-        self.numbers.clear();
-        self.numbers.extend(numbers.take(most));
-        self.plain.clear();
-        self.plain.extend_from_slice(&(self.numbers.len() as u32).to_le_bytes());
-        self.plain.extend(self.numbers.iter().flat_map(|number| number.to_le_bytes()));
-        let start = self.plain.len();
-        self.plain.resize(start + self.numbers.len() * self.page_size, 0);
-        let mut rest = &mut self.plain[start..];
-        for run in self.numbers.chunk_by(|a, b| a + 1 == *b) {
+        let numbers: Vec<u32> = self.numbers.by_ref().take(most).collect();
+        plain.clear();
+        plain.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
+        plain.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        let start = plain.len();
+        plain.resize(start + numbers.len() * self.page_size, 0);
+        let mut rest = &mut plain[start..];
+        for run in numbers.chunk_by(|a, b| a + 1 == *b) {
             let (pages, after) = rest.split_at_mut(run.len() * self.page_size);
             let at = u64::from(run[0] - 1) * self.page_size as u64;
             self.file.read_exact_at(pages, at).map_err(Error::file("read", self.path))?;
-            if let (1, Some(header)) = (run[0], self.header) {
+            if let (1, Some(header)) = (run[0], header) {
                 header.put(pages);
             }
             rest = after;
         }
-        Ok(!self.numbers.is_empty())
-    }
-
-    fn seal(&mut self, sealer: &mut Sealer, frame: &mut Vec<u8>) -> Result<()> {
-        frame.clear();
-        let start = Sealer::begin(frame);
-        frame.push(PAGES);
-        let packed = self.zstd.compress(&self.plain).map_err(|_| SegmentError::Compression)?;
-        frame.extend_from_slice(&packed);
-        sealer.finish(frame, start).map_err(SegmentError::from)?;
-        Ok(())
+        Ok(numbers.len() as u64)
     }
 }

@@ -155,7 +155,9 @@ impl Shared {
         while let Some(head) = Head::read(&mut reader)? {
             let body = head.read_body(&mut reader, false)?;
             let answer = self.answer(&head, &body);
-            thread::sleep(lock(&self.faults).away);
+            // Not with the lock: those who ask at the same time wait at the same time.
+            let away = lock(&self.faults).away;
+            thread::sleep(away);
             let mut bytes = format!("HTTP/1.1 {}\r\n", answer.status);
             for (name, value) in &answer.headers {
                 write!(bytes, "{name}: {value}\r\n").expect("to a string");

@@ -30,7 +30,7 @@ const SEGMENT: usize = 1024;
 /// Objects that one request lists.
 const PAGE: usize = 1000;
 /// How far away a server is on the other side of a continent, roughly.
-const AWAY: Duration = Duration::from_millis(30);
+const AWAY: Duration = Duration::from_millis(20);
 
 /// A bucket in which nothing is ever put together, and records are made without requests.
 struct InParts {

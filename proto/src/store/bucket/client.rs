@@ -22,7 +22,7 @@ use crate::store::parts::{Part, Partial, Parts};
 use crate::store::{Entry, StoreError, StoreErrorKind};
 
 /// Requests that are under way at once where many objects are read or removed.
-pub(super) const PARALLEL: usize = 16;
+pub(super) const PARALLEL: usize = 32;
 /// Pieces of an object that wait to be read.
 const PIECES: usize = 64;
 /// Times that a new object is tried, beyond what the connection tries by itself.
