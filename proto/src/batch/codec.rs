@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::shape::{self, Shape, Values};
 use super::wire::{put_varint, take, take_varint};
 
@@ -31,7 +33,8 @@ pub struct Malformed(pub &'static str);
 /// Turns the statements of successive batches of one segment into bytes.
 #[derive(Default)]
 pub struct Encoder {
-    shapes: HashMap<Box<[u8]>, usize>,
+    /// Hashed without protection from collisions: what others have a say in is in values, not in shapes.
+    shapes: HashMap<Box<[u8]>, usize, RandomState>,
     last: Vec<Values>,
     shape: Vec<u8>,
     values: Values,

@@ -29,7 +29,8 @@ const RESIDENT_MAX: u64 = 64 * MIB;
 const SEGMENT: usize = 1024;
 /// Objects that one request lists.
 const PAGE: usize = 1000;
-/// How far away a server is on the other side of a continent, roughly.
+/// How far away a server is on the other side of a country, roughly. With half as much again the first write, which takes two
+/// listings, would take longer than the plugin waits for a place.
 const AWAY: Duration = Duration::from_millis(20);
 
 /// A bucket in which nothing is ever put together, and records are made without requests.
