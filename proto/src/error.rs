@@ -202,6 +202,14 @@ pub enum Error {
         /// The operating system's words.
         source: std::io::Error,
     },
+    /// A thread that could not be started, or has failed.
+    #[error("thread '{name}': {source}")]
+    Thread {
+        /// What it is for.
+        name: String,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
 }
 
 /// Result of this library.
@@ -233,7 +241,8 @@ impl Error {
             | Self::Refused { .. }
             | Self::Batch(_)
             | Self::Key(_)
-            | Self::File { .. } => Class::Failed,
+            | Self::File { .. }
+            | Self::Thread { .. } => Class::Failed,
         }
     }
 
@@ -292,6 +301,9 @@ impl Error {
             Self::File { path, .. } => {
                 format!("look at '{path}', its permissions and the disk that it is on, then try again.")
             }
+            Self::Thread { .. } => "look at how much memory and how many threads (ulimit -u) this user may have, then try \
+                again."
+                .into(),
             Self::Database { .. } => "if the disk is full or fails, mend that and try again; else report it, with what \
                 'backup-cli verify' says."
                 .into(),

@@ -34,6 +34,7 @@
 //! | [`witness`] | what a node's directory knows of its log, whatever a destination says |
 //! | [`measure`] | how long a place takes for a record |
 //! | [`jitter`] | pauses that do not end all at once |
+//! | [`threads`] | threads that work for the one that starts them |
 //! | [`destination`], [`config`] | where logs are, as URLs and in `backup.lock` |
 //! | [`error`] | what can go wrong, by what to do about it |
 //!
@@ -71,6 +72,7 @@ pub mod slots;
 pub mod snapshot;
 pub mod store;
 pub mod tail;
+mod threads;
 pub mod verify;
 pub mod version;
 pub mod witness;

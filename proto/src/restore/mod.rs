@@ -24,6 +24,7 @@ use crate::log::{After, LogReader, Mark, Position};
 use crate::record::TimeMs;
 use crate::seal::KeyRing;
 use crate::store::Store;
+use crate::threads;
 use crate::version::DataVersion;
 
 /// Decoded batches wait between the two halves of a restore up to this many bytes a parcel …
@@ -129,7 +130,7 @@ fn replay_log(
     let (executed, used) = channel();
     std::thread::scope(|scope| {
         let parcels = Parcels { sender, used };
-        let reader = scope.spawn(move || read_log(store, keys, plan, &parcels));
+        let reader = threads::start(scope, "log", move || read_log(store, keys, plan, &parcels))?;
         let mut time = None;
         let mut applied = Ok(());
         'parcels: for parcel in receiver {
@@ -144,7 +145,7 @@ fn replay_log(
             // Where it has read everything there is nobody to take it.
             let _ = executed.send(parcel);
         }
-        let read = reader.join().unwrap_or_else(|_| Err(stopped()));
+        let read = threads::join(reader);
         applied?;
         let read = read?;
         replay.finish()?;

@@ -14,6 +14,7 @@ use crate::seal::{
 };
 use crate::segment::SegmentError;
 use crate::store::{Store, StoreErrorKind};
+use crate::threads;
 
 /// What a frame of pages unpacks to, at most.
 const PLAIN_MAX: usize = 2 * CHUNK_BYTES + 65_536;
@@ -81,8 +82,9 @@ pub fn read(
     let (opened, packed) = sync_channel(FRAMES_AHEAD);
     // One thread reads the frames, one opens them, and this one unpacks them and gives their pages.
     thread::scope(|scope| {
-        let reading = scope.spawn(move || take_frames(reader, &taken));
-        let opening = scope.spawn(move || open_frames(name, &frames, &opened));
+        let reading = threads::start(scope, "frames", move || take_frames(reader, &taken))?;
+        let opening =
+            threads::start(scope, "opening", move || open_frames(name, &frames, &opened))?;
         let mut unzstd = zstd::bulk::Decompressor::new().map_err(|_| SegmentError::Compression)?;
         let mut plain = Vec::with_capacity(PLAIN_MAX);
         let mut count = 0;
@@ -95,9 +97,8 @@ pub fn read(
             count += given.ok_or_else(|| damaged("malformed pages"))?;
         }
         // Whatever is wrong with a frame is behind those whose pages were given.
-        let unread = |_| Err(damaged("could not be read"));
-        let ended = opening.join().unwrap_or_else(|_| Err(damaged("could not be read")))?;
-        let chain_at_end = reading.join().unwrap_or_else(unread)?;
+        let ended = threads::join(opening)?;
+        let chain_at_end = threads::join(reading)?;
         let Some((end, more)) = ended else { return Err(damaged("ends before its end frame")) };
         let all = meta.parent.is_some() || count == u64::from(meta.page_count);
         let meant = chain.is_none_or(|chain| chain == chain_at_end);

@@ -16,7 +16,8 @@ use crate::log::Mark;
 use crate::record::{Base, TimeMs};
 use crate::seal::{FRAME_OVERHEAD, HEADER_LEN, Header, KeyRing, ObjectKind, Sealer};
 use crate::segment::SegmentError;
-use crate::store::Store;
+use crate::store::{NewObject, Store};
+use crate::threads;
 use crate::version::DataVersion;
 
 /// Pages compress well at little cost; higher levels gain a few per cent for several times the time.
@@ -132,22 +133,12 @@ pub fn write(
     };
     let (page_size, mut written) = (u64::from(page_size), 0);
     let mut stored = (HEADER_LEN + frame.len()) as u64;
-    let (packed, to_seal) = sync_channel(FRAMES_AHEAD);
-    let (sealed, to_write) = sync_channel(SEALED_AHEAD);
-    let reader = PageReader { file: &file, path, page_size: page_size as usize, numbers };
-    // One thread reads and packs pages, one seals them, and this one writes.
-    let mut sealer = thread::scope(|scope| -> Result<Sealer> {
-        let packing = scope.spawn(move || pack(reader, content.header, &packed));
-        let sealing = scope.spawn(move || seal(sealer, &to_seal, &sealed));
-        for Frame { bytes, pages } in to_write {
-            object.write(&bytes)?;
-            stored += bytes.len() as u64;
-            written += pages;
-            progress(written * page_size, total * page_size);
-        }
-        let unread = || Error::damaged(format!("'{}'", path.display()), "could not be read");
-        packing.join().unwrap_or_else(|_| Err(unread()))?;
-        sealing.join().unwrap_or_else(|_| Err(unread()))
+    let header = content.header;
+    let reader = PageReader { file: &file, path, page_size: page_size as usize, header, numbers };
+    let mut sealer = write_pages(&mut *object, sealer, reader, &mut |pages, bytes| {
+        stored += bytes;
+        written += pages;
+        progress(written * page_size, total * page_size);
     })?;
     seal_json(&mut sealer, END, &End { pages: written }, &mut frame)?;
     object.write(&frame)?;
@@ -196,6 +187,27 @@ fn seal_json(
     Ok(())
 }
 
+/// One thread reads and packs the pages, one seals them, and this one writes, and tells how many pages and bytes it wrote.
+fn write_pages(
+    object: &mut dyn NewObject,
+    sealer: Sealer,
+    reader: PageReader<'_>,
+    written: &mut dyn FnMut(u64, u64),
+) -> Result<Sealer> {
+    let (packed, to_seal) = sync_channel(FRAMES_AHEAD);
+    let (sealed, to_write) = sync_channel(SEALED_AHEAD);
+    thread::scope(|scope| {
+        let packing = threads::start(scope, "packing", move || pack(reader, &packed))?;
+        let sealing = threads::start(scope, "sealing", move || seal(sealer, &to_seal, &sealed))?;
+        for Frame { bytes, pages } in to_write {
+            object.write(&bytes)?;
+            written(pages, bytes.len() as u64);
+        }
+        threads::join(packing)?;
+        threads::join(sealing)
+    })
+}
+
 /// A run of pages on its way into the object: at first packed, with room for what sealing puts before it, then sealed.
 struct Frame {
     bytes: Vec<u8>,
@@ -203,16 +215,12 @@ struct Frame {
 }
 
 /// Sends the pages packed, a run at a time.
-fn pack(
-    mut reader: PageReader<'_>,
-    header: Option<HeaderFields>,
-    packed: &SyncSender<Frame>,
-) -> Result<()> {
+fn pack(mut reader: PageReader<'_>, packed: &SyncSender<Frame>) -> Result<()> {
     let mut zstd =
         zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|_| SegmentError::Compression)?;
     let (mut plain, mut compressed) = (Vec::new(), Vec::new());
     loop {
-        let pages = reader.read(header, &mut plain)?;
+        let pages = reader.read(&mut plain)?;
         if pages == 0 {
             return Ok(());
         }
@@ -251,13 +259,15 @@ struct PageReader<'a> {
     file: &'a File,
     path: &'a Path,
     page_size: usize,
+    /// Put into the first page of the database.
+    header: Option<HeaderFields>,
     numbers: Box<dyn Iterator<Item = u32> + Send + 'a>,
 }
 
 impl PageReader<'_> {
-    /// Puts the next into `plain`: their count, their numbers, then the pages, the first of the database with `header` in
-    /// it. Gives their count; 0 where there are none left.
-    fn read(&mut self, header: Option<HeaderFields>, plain: &mut Vec<u8>) -> Result<u64> {
+    /// Puts the next into `plain`: their count, their numbers, then the pages. Gives their count; 0 where there are none
+    /// left.
+    fn read(&mut self, plain: &mut Vec<u8>) -> Result<u64> {
         let most = (CHUNK_BYTES / self.page_size).max(1);
         let numbers: Vec<u32> = self.numbers.by_ref().take(most).collect();
         plain.clear();
@@ -270,7 +280,7 @@ impl PageReader<'_> {
             let (pages, after) = rest.split_at_mut(run.len() * self.page_size);
             let at = u64::from(run[0] - 1) * self.page_size as u64;
             self.file.read_exact_at(pages, at).map_err(Error::file("read", self.path))?;
-            if let (1, Some(header)) = (run[0], header) {
+            if let (1, Some(header)) = (run[0], self.header) {
                 header.put(pages);
             }
             rest = after;

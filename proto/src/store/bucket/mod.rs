@@ -45,6 +45,7 @@ use super::parts::{Fault, Owner, Part, Partial, Parts, Tail};
 use super::{Append, Entry, Fencing, NewObject, Options, Store, StoreError, StoreErrorKind};
 use crate::layout::{self, SegmentName};
 use crate::seal::{HEADER_LEN, Header};
+use crate::threads;
 
 /// Segment headers that are remembered, by the number of a part: listings look for them again and again.
 const HEADERS_KEPT: usize = 1 << 16;
@@ -213,7 +214,11 @@ impl BucketStore {
         if parts.len() > 2 * append::PARTS_MAX {
             thread::scope(|scope| {
                 for chunk in parts.chunks(parts.len().div_ceil(client::PARALLEL)) {
-                    scope.spawn(|| self.learn_headers_of(chunk));
+                    // Best effort: what is not known then is asked for when it is needed.
+                    let _ = threads::start(scope, "headers", || {
+                        self.learn_headers_of(chunk);
+                        Ok(())
+                    });
                 }
             });
         }
