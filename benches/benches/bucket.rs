@@ -1,17 +1,18 @@
 //! What the node feels with its backup in a bucket: the round trip of a `db_write` through the real plugin, against one
 //! bare PUT of as many bytes to the same server over a connection that is kept open, and one that the server refuses where
 //! there is such an object already, as each of ours is, in turn. The server is Ceph's
-//! gateway, or with `LOCKSTEP_BENCH_SERVER=moto` moto, on this machine. First with one bucket, then with two buckets and a
-//! folder, all of which have a record before it is acknowledged.
+//! gateway on this machine, or with `LOCKSTEP_BENCH_SERVER` `moto` or `memory`, one in this process, whose answers with
+//! `LOCKSTEP_AWAY_MS` come so much later, as those of a server that is far away. First with one bucket, then with two
+//! buckets and a folder, all of which have a record before it is acknowledged.
 
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lockstep_benches::bucket::Bucket;
-use lockstep_benches::{Plugin, bare, calls, message, percentile};
+use lockstep_benches::{Plugin, bare, calls, message, percentile, sizes};
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries;
-use lockstep_tests::servers::{Server, moto, rgw};
+use lockstep_tests::servers::{memory, moto, rgw};
 use object_store::PutMode;
 
 /// Calls that are not counted: connections are made.
@@ -20,17 +21,33 @@ const CALLS: usize = 2_000;
 
 fn main() {
     let name = std::env::var("LOCKSTEP_BENCH_SERVER").unwrap_or_else(|_| "ceph".into());
-    let server = if name == "moto" { moto::start() } else { rgw::start() };
+    let server = match name.as_str() {
+        "memory" => {
+            let memory = memory::Memory::start();
+            let away = sizes("LOCKSTEP_AWAY_MS", &[0])[0];
+            println!("server: memory, {away} ms away");
+            memory.be_away(Duration::from_millis(away));
+            return both(&memory.url, &memory.env, &|name| memory.prefix(name));
+        }
+        "moto" => moto::start(),
+        _ => rgw::start(),
+    };
     let Some(server) = server else { return };
     println!("server: {name}");
-    measure(&server, "one bucket", |backed| vec![backed.url()]);
-    measure(&server, "two buckets and a folder", |backed| {
-        vec![backed.url(), server.prefix("other"), backed.store().display().to_string()]
+    both(&server.url, &server.env, &|name| server.prefix(name));
+}
+
+/// At a server of that URL, with what opens it, and prefixes in it that nobody used before.
+fn both(url: &str, env: &[(String, String)], prefix: &dyn Fn(&str) -> String) {
+    let backed = || Backed::at(prefix("hook"), env.to_vec());
+    let raw = Bucket::connect(url, env);
+    measure(&raw, backed(), "one bucket", |backed| vec![backed.url()]);
+    measure(&raw, backed(), "two buckets and a folder", |backed| {
+        vec![backed.url(), prefix("other"), backed.store().display().to_string()]
     });
 }
 
-fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String>) {
-    let backed = Backed::on(server, "hook");
+fn measure(raw: &Bucket, backed: Backed, what: &str, urls: impl FnOnce(&Backed) -> Vec<String>) {
     let init = Command::new(binaries::cli())
         .args(["init", "--lightning-dir"])
         .arg(backed.network_dir())
@@ -39,7 +56,6 @@ fn measure(server: &Server, what: &str, urls: impl FnOnce(&Backed) -> Vec<String
     assert!(init.is_ok_and(|done| done.status.success()), "init failed");
     let (input, calls) = calls(WARM_UP + CALLS);
     let mut plugin = Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("it starts");
-    let raw = Bucket::connect(&server.url, &server.env);
     let (mut hook_times, mut raw_times, mut create_times) = (Vec::new(), Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
