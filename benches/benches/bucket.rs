@@ -1,18 +1,16 @@
 //! What the node feels with its backup in a bucket: the round trip of a `db_write` through the real plugin, against one
 //! bare PUT of as many bytes to the same server over a connection that is kept open, and one that the server refuses where
-//! there is such an object already, as each of ours is, in turn. The server is Ceph's
-//! gateway on this machine, or with `LOCKSTEP_BENCH_SERVER` `moto` or `memory`, one in this process, whose answers with
-//! `LOCKSTEP_AWAY_MS` come so much later, as those of a server that is far away. First with one bucket, then with two
-//! buckets and a folder, all of which have a record before it is acknowledged.
+//! there is such an object already, as each of ours is, in turn. Which server that is, [`BenchServer`] says.
+//! First with one bucket, then with two buckets and a folder, all of which have a record before it is acknowledged.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lockstep_benches::bucket::Bucket;
-use lockstep_benches::{Plugin, bare, calls, message, percentile, sizes};
+use lockstep_benches::server::BenchServer;
+use lockstep_benches::{Plugin, bare, calls, message, percentile};
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries;
-use lockstep_tests::servers::{memory, moto, rgw};
 use object_store::PutMode;
 
 /// Calls that are not counted: connections are made.
@@ -20,30 +18,12 @@ const WARM_UP: usize = 50;
 const CALLS: usize = 2_000;
 
 fn main() {
-    let name = std::env::var("LOCKSTEP_BENCH_SERVER").unwrap_or_else(|_| "ceph".into());
-    let server = match name.as_str() {
-        "memory" => {
-            let memory = memory::Memory::start();
-            let away = sizes("LOCKSTEP_AWAY_MS", &[0])[0];
-            println!("server: memory, {away} ms away");
-            memory.be_away(Duration::from_millis(away));
-            return both(&memory.url, &memory.env, &|name| memory.prefix(name));
-        }
-        "moto" => moto::start(),
-        _ => rgw::start(),
-    };
-    let Some(server) = server else { return };
-    println!("server: {name}");
-    both(&server.url, &server.env, &|name| server.prefix(name));
-}
-
-/// At a server of that URL, with what opens it, and prefixes in it that nobody used before.
-fn both(url: &str, env: &[(String, String)], prefix: &dyn Fn(&str) -> String) {
-    let backed = || Backed::at(prefix("hook"), env.to_vec());
-    let raw = Bucket::connect(url, env);
-    measure(&raw, backed(), "one bucket", |backed| vec![backed.url()]);
-    measure(&raw, backed(), "two buckets and a folder", |backed| {
-        vec![backed.url(), prefix("other"), backed.store().display().to_string()]
+    let Some(server) = BenchServer::start_or_say() else { return };
+    server.go_away();
+    let raw = Bucket::connect(server.url(), server.env());
+    measure(&raw, server.backed("hook"), "one bucket", |backed| vec![backed.url()]);
+    measure(&raw, server.backed("hook"), "two buckets and a folder", |backed| {
+        vec![backed.url(), server.prefix("other"), backed.store().display().to_string()]
     });
 }
 

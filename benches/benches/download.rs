@@ -1,6 +1,5 @@
-//! A restore from a bucket, against a bare parallel download of the same objects by the same client library, in turn. The
-//! server is Ceph's gateway on this machine, or with `LOCKSTEP_BENCH_SERVER` `moto` or `memory`, one in this process, whose
-//! answers with `LOCKSTEP_AWAY_MS` come so much later, as those of a server that is far away.
+//! A restore from a bucket, against a bare parallel download of the same objects by the same client library, in turn.
+//! Which server that is, [`BenchServer`] says.
 //!
 //! `LOCKSTEP_MIB` (256) is the size of the database, `LOCKSTEP_ROUNDS` (3) says how often.
 
@@ -10,16 +9,16 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 use lockstep_benches::bucket::Bucket;
 use lockstep_benches::filled::{PAGE, change_of, fill};
+use lockstep_benches::server::BenchServer;
 use lockstep_benches::{Plugin, message, process, sizes};
 use lockstep_tests::Batch;
 use lockstep_tests::backed::Backed;
 use lockstep_tests::binaries;
-use lockstep_tests::servers::{memory, moto, rgw};
 use lockstep_tests::step::version_bump;
 
 /// Connections of the bare download, and bytes that one asks for at a time, as rclone has them or more.
@@ -29,27 +28,8 @@ const PIECE: u64 = 8 << 20;
 const CALLS: u32 = 2_000;
 
 fn main() {
-    let name = std::env::var("LOCKSTEP_BENCH_SERVER").unwrap_or_else(|_| "ceph".into());
-    let server = match name.as_str() {
-        "memory" => {
-            let memory = memory::Memory::start();
-            let url = format!("{}/download", memory.url);
-            let away = sizes("LOCKSTEP_AWAY_MS", &[0])[0];
-            println!("server: memory, {away} ms away");
-            return measure(Backed::at(url, memory.env.clone()), &|| {
-                memory.be_away(Duration::from_millis(away));
-            });
-        }
-        "moto" => moto::start(),
-        _ => rgw::start(),
-    };
-    let Some(server) = server else { return };
-    println!("server: {name}");
-    measure(Backed::on(&server, "download"), &|| {});
-}
-
-/// With what is done to the server once the backup is there.
-fn measure(backed: Backed, then: &dyn Fn()) {
+    let Some(server) = BenchServer::start_or_say() else { return };
+    let backed = server.backed("download");
     let mib = sizes("LOCKSTEP_MIB", &[256])[0];
     let (rows, mut rng) = (mib * (1 << 20) / PAGE, Rng::with_seed(mib));
     let database = backed.network_file("lightningd.sqlite3");
@@ -73,7 +53,7 @@ fn measure(backed: Backed, then: &dyn Fn()) {
         "| round | objects | stored MB | download s | MB/s | restore s | MB/s stored | MB/s database | ratio | peak MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
-    then();
+    server.go_away();
     for round in 1..=sizes("LOCKSTEP_ROUNDS", &[3])[0] {
         let to = backed.dir().path("downloaded");
         let began = Instant::now();

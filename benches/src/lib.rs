@@ -7,6 +7,7 @@ pub mod limits;
 pub mod plot;
 pub mod process;
 pub mod python;
+pub mod server;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
