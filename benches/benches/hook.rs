@@ -11,6 +11,9 @@ use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes, store
 use lockstep_tests::testdir::TestDir;
 use lockstep_tests::{Batch, binaries};
 
+/// The plugin's processor time is asked for at one call of so many.
+const COUNTED: usize = 8;
+
 fn main() {
     if bare::run_if_asked() {
         return;
@@ -41,6 +44,7 @@ fn main() {
     for (index, call) in calls.iter().enumerate() {
         let message = message(index, call);
         let len = bare::bytes_of(message.len());
+        let counted = index % COUNTED == COUNTED - 1;
         let (mut floor, mut append, mut bare_took, mut took) = Default::default();
         // In turn: whoever comes second finds the disk busier.
         for turn in 0..4 {
@@ -48,14 +52,16 @@ fn main() {
                 0 => floor = raw.write(len).expect("the floor writes"),
                 1 => append = growing.write(len).expect("the floor writes"),
                 2 => bare_took = timed(&mut bare, &message),
-                _ => {
+                // To ask for its processor time takes the caches from it: not where it is timed.
+                _ if counted => {
                     let cpu = plugin.cpu();
-                    took = timed(&mut plugin, &message);
+                    plugin.call(&message).expect("the plugin acknowledges");
                     cpu_times.push(plugin.cpu().saturating_sub(cpu));
                 }
+                _ => took = timed(&mut plugin, &message),
             }
         }
-        if index >= 100 {
+        if index >= 100 && !counted {
             hook_times.push(took);
             raw_times.push(floor);
             growing_times.push(append);

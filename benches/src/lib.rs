@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_tests::Batch;
 use lockstep_tests::workload::{Trace, Traces, Workload, WorkloadConfig};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 /// So much log is not left behind the newest snapshot.
@@ -224,9 +225,10 @@ pub fn user_and_kernel(process: u32) -> (Duration, Duration) {
     (next(), next())
 }
 
-/// Processor time that this process has used so far.
-pub fn cpu_of_this_process() -> Duration {
-    cpu_of(std::process::id())
+/// Processor time that this thread has used so far. (It costs a call what reading `/proc` would not: next to nothing.)
+pub fn cpu_of_this_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Processor time of all threads of a process, from `/proc/PID/task/*/schedstat`, in nanoseconds there.
@@ -286,11 +288,11 @@ impl Raw {
 
     /// Writes `len` bytes and makes them durable.
     pub fn write(&mut self, len: usize) -> io::Result<Duration> {
-        let cpu = cpu_of_this_process();
+        let cpu = cpu_of_this_thread();
         let began = Instant::now();
         self.file.write(len)?;
         let took = began.elapsed();
-        self.cpu_times.push(cpu_of_this_process().saturating_sub(cpu));
+        self.cpu_times.push(cpu_of_this_thread().saturating_sub(cpu));
         Ok(took)
     }
 }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockstep_benches::cpu_of_this_process;
+use lockstep_benches::cpu_of_this_thread;
 use lockstep_benches::process::{self, Ran};
 use lockstep_tests::Batch;
 use rusqlite::Connection;
@@ -34,7 +34,7 @@ impl Peer for Replica {
     }
 
     fn write(&mut self, call: &Batch, _message: &[u8]) {
-        let cpu = cpu_of_this_process();
+        let cpu = cpu_of_this_thread();
         let transaction = !call.is_pragma_only();
         let execute = |sql: &str| self.db.execute_batch(sql).expect("executes");
         if transaction {
@@ -44,7 +44,7 @@ impl Peer for Replica {
         if transaction {
             execute("COMMIT");
         }
-        self.cpu += cpu_of_this_process().saturating_sub(cpu);
+        self.cpu += cpu_of_this_thread().saturating_sub(cpu);
     }
 
     fn cpu(&self) -> Duration {

@@ -2,16 +2,17 @@
 //! the disk. Each method is one operation of the system, which may fail, and which a power cut may undo until it is synced.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, fstatfs, fsync, linkat, mkdirat, openat, renameat,
-    statat, unlinkat,
+    AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstatfs, fsync,
+    linkat, mkdirat, openat, renameat, statat, statx, unlinkat,
 };
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use super::Fencing;
 
@@ -59,6 +60,10 @@ pub trait Folder: Send + Sync {
 pub trait OpenFile: Send + Sync {
     /// Writes all of `bytes`, or fails after any part of them.
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// From here on writes go past the page cache, or not any more: of whole blocks of memory and file only.
+    fn write_directly(&self, directly: bool) -> io::Result<()>;
+    /// [`write_at`](Self::write_at) and [`sync_data`](Self::sync_data) in one.
+    fn write_durably(&self, bytes: &[u8], at: u64) -> io::Result<()>;
     /// Makes its content durable, and its length.
     fn sync_data(&self) -> io::Result<()>;
     /// As [`sync_data`](Self::sync_data), and everything else about it.
@@ -171,6 +176,27 @@ impl OpenFile for File {
         self.write_all_at(bytes, at)
     }
 
+    fn write_directly(&self, directly: bool) -> io::Result<()> {
+        let mut flags = fcntl_getfl(self)?;
+        flags.set(OFlags::DIRECT, directly);
+        Ok(fcntl_setfl(self, flags)?)
+    }
+
+    /// One request to a disk that can write past its own cache, where a write and a sync are two.
+    fn write_durably(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let rest = [IoSlice::new(&bytes[written..])];
+            match pwritev2(self, &rest, at + written as u64, ReadWriteFlags::DSYNC) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         File::sync_data(self)
     }
@@ -183,8 +209,14 @@ impl OpenFile for File {
         File::set_len(self, bytes)
     }
 
+    /// Not by `fstat`: to whoever was told when a file changed, the next change must not look like none, so Linux gives it a
+    /// time of its own from 6.13 on, and writes that down with each sync.
     fn links(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.nlink())
+        match statx(self, "", AtFlags::EMPTY_PATH, StatxFlags::NLINK) {
+            Ok(found) => Ok(found.stx_nlink.into()),
+            Err(Errno::NOSYS | Errno::PERM) => Ok(self.metadata()?.nlink()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 

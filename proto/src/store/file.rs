@@ -198,7 +198,7 @@ impl Store for FileStore {
         append.append(header)?;
         folder.sync().map_err(self.failed("sync folder of", name))?;
         if self.root.is_local() {
-            append.zero_ahead();
+            append.zero_ahead(header);
         }
         Ok(Box::new(append))
     }
@@ -220,7 +220,7 @@ impl Store for FileStore {
         let file = self.write_over(name, &bytes)?;
         let mut append = FileAppend::going_on(&self.label, name, file, bytes.len() as u64);
         if self.root.is_local() {
-            append.zero_ahead();
+            append.zero_ahead(&bytes);
         }
         Ok(Box::new(append))
     }

@@ -8,6 +8,7 @@
 //! 3. [`Store::list`] shows every object whose creation was acknowledged before it was called.
 
 mod append;
+mod blocks;
 #[cfg(feature = "buckets")]
 mod bucket;
 mod copied;

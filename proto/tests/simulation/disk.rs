@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
@@ -15,6 +16,7 @@ use lockstep_proto::store::{Fencing, FileStore};
 use crate::faults::{Fault, Kind, Process};
 
 const SECTOR: usize = 512;
+const BLOCK: usize = 4096;
 const ROOT: usize = 0;
 
 #[derive(Clone)]
@@ -306,7 +308,8 @@ impl Folder for SimFolder {
     fn create(&self, name: &str) -> io::Result<Arc<dyn OpenFile>> {
         let file = Inode::File(Content { links: 1, ..Content::default() });
         let inode = self.run(Kind::Name, |state| state.add(self.inode, name, file))?;
-        Ok(Arc::new(SimFile { disk: self.disk.clone(), process: self.process.clone(), inode }))
+        let (disk, process) = (self.disk.clone(), self.process.clone());
+        Ok(Arc::new(SimFile { disk, process, inode, directly: AtomicBool::new(false) }))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
@@ -387,6 +390,8 @@ struct SimFile {
     disk: Arc<Mutex<State>>,
     process: Process,
     inode: usize,
+    /// As a disk wants it then: whole blocks only.
+    directly: AtomicBool,
 }
 
 impl SimFile {
@@ -429,6 +434,10 @@ impl OpenFile for SimFile {
         let mut state = lock(&self.disk);
         let file = state.file(self.inode)?;
         let at = at as usize;
+        if self.directly.load(Ordering::Relaxed) {
+            let aligned = [at, bytes.len(), bytes.as_ptr() as usize].map(|n| n % BLOCK) == [0; 3];
+            assert!(aligned, "a direct write of {} bytes at {at}", bytes.len());
+        }
         let mut write = |bytes: &[u8]| {
             Content::write(&mut file.cached, at, bytes);
             file.dirty.push(Dirty::Write { at, bytes: bytes.into() });
@@ -455,6 +464,16 @@ impl OpenFile for SimFile {
             Some(Fault::DieBefore | Fault::Dropped) => return Err(dead()),
         }
         Ok(())
+    }
+
+    fn write_directly(&self, directly: bool) -> io::Result<()> {
+        self.directly.store(directly, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_durably(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.write_at(bytes, at)?;
+        self.sync_data()
     }
 
     fn sync_data(&self) -> io::Result<()> {

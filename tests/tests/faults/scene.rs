@@ -12,8 +12,9 @@ use lockstep_tests::strace::{Fault, Injection};
 use serde_json::json;
 
 /// What the programs do with files. Not `write`: that is for pipes (`syscalls` proves it).
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 12] = [
     "pwrite64",
+    "pwritev2",
     "fdatasync",
     "fsync",
     "openat",
