@@ -18,15 +18,10 @@ fn main() {
     if bare::run_if_asked() {
         return;
     }
-    let (plugin, cli) = (binaries::plugin(), binaries::cli());
     let dir = TestDir::new();
-    let node = dir.network_dir();
-    let store = dir.path("store");
-    let init =
-        Command::new(&cli).arg("init").arg("--lightning-dir").arg(&node).arg(&store).output();
-    assert!(init.is_ok_and(|done| done.status.success()), "init failed");
+    let (node, store) = (dir.network_dir(), dir.path("store"));
     let (input, calls) = calls(28_150);
-    let mut plugin = Plugin::start(&plugin, &node).expect("the plugin starts");
+    let mut plugin = backed_up(&dir);
     let bench = std::env::current_exe().expect("a running program has a path");
     let bare_file = dir.path("bare");
     let bare_file = bare_file.to_str().expect("a path in UTF-8");
@@ -73,9 +68,10 @@ fn main() {
     let (user, kernel) = (a_call(user_after - user), a_call(kernel_after - kernel));
     let resident = plugin.resident_kib();
     let mut raw_cpu_times = std::mem::take(&mut raw.cpu_times);
-    stored = stored_bytes(&store) - stored;
-    let (mut large, mut large_raw) = large(&calls, &mut plugin, &mut raw);
+    // In order: what is zeroed ahead of the last record is cut off.
     plugin.stop();
+    stored = stored_bytes(&store) - stored;
+    let (mut large, mut large_raw) = large(&calls, &mut raw);
     bare.stop();
     let sql: usize = calls.iter().map(sql_bytes).sum();
 
@@ -117,10 +113,26 @@ fn main() {
     println!("resident memory of the plugin at the end: {resident} KiB");
 }
 
-/// The plugin's processor time of calls with a blob of half a MiB, which is random, behind those that were there; and that
-/// of a bare write and `fdatasync` of so many bytes.
-fn large(before: &[Batch], plugin: &mut Plugin, raw: &mut Raw) -> (Vec<Duration>, Vec<Duration>) {
+/// The plugin of a node there whose backup was just made.
+fn backed_up(dir: &TestDir) -> Plugin {
+    let node = dir.network_dir();
+    let mut init = Command::new(binaries::cli());
+    let init = init.arg("init").arg("--lightning-dir").arg(&node).arg(dir.path("store")).output();
+    assert!(init.is_ok_and(|done| done.status.success()), "init failed");
+    Plugin::start(&binaries::plugin(), &node).expect("the plugin starts")
+}
+
+/// The plugin's processor time of calls with a blob of half a MiB, which is random, behind others; and that of a bare
+/// write and `fdatasync` of so many bytes.
+fn large(calls: &[Batch], raw: &mut Raw) -> (Vec<Duration>, Vec<Duration>) {
     const BLOB: usize = 512 << 10;
+    let dir = TestDir::new();
+    let mut plugin = backed_up(&dir);
+    let before = &calls[..calls.len().min(2_000)];
+    for (index, call) in before.iter().enumerate() {
+        plugin.call(&message(index, call)).expect("the plugin acknowledges");
+    }
+    raw.cpu_times.clear();
     let mut rng = Rng::with_seed(1);
     let last = before.last().map_or(0, |call| call.data_version);
     let version = |call: usize| last + 1 + call as u32;
@@ -134,7 +146,9 @@ fn large(before: &[Batch], plugin: &mut Plugin, raw: &mut Raw) -> (Vec<Duration>
         raw.write(BLOB).expect("the floor writes");
         cpu
     });
-    (times.collect(), std::mem::take(&mut raw.cpu_times))
+    let times = times.collect();
+    plugin.stop();
+    (times, std::mem::take(&mut raw.cpu_times))
 }
 
 fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {

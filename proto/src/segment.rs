@@ -21,6 +21,9 @@ const ZSTD_LEVEL: i32 = 1;
 /// Any value but 0 leaves literals as they are. A Huffman table for the few of each batch is 0.3 % smaller over
 /// recorded nodes, and a third of what a batch costs the processor.
 const ZSTD_TARGET_LENGTH: u32 = 1;
+/// 16 KiB of table, where the level takes 64: it stays in a processor's nearest cache, which each call finds full of something
+/// else, and takes a third off the compression of a batch, for 0.9 % more over recorded nodes.
+const ZSTD_HASH_LOG: u32 = 12;
 /// 512 KiB of history: what the level takes by itself, fixed here for the reader's memory.
 const ZSTD_WINDOW_LOG: u32 = 19;
 /// zstd output is taken in pieces of this size.
@@ -44,6 +47,7 @@ impl SegmentEncoder {
         let mut zstd = Zstd::new(ZSTD_LEVEL).map_err(|_| SegmentError::Compression)?;
         for parameter in [
             CParameter::WindowLog(ZSTD_WINDOW_LOG),
+            CParameter::HashLog(ZSTD_HASH_LOG),
             CParameter::TargetLength(ZSTD_TARGET_LENGTH),
             CParameter::ContentSizeFlag(false),
             CParameter::ChecksumFlag(false),
