@@ -2,13 +2,12 @@
 //! `fdatasync` of the same number of bytes, to a file that grows and over zeros, and against a plugin that
 //! does nothing but the latter, in turn, on the same file system.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use lockstep_benches::bare;
 use lockstep_benches::{Plugin, Raw, calls, message, percentile, sql_bytes, stored_bytes};
-use lockstep_tests::testdir::TestDir;
+use lockstep_tests::backed::Backed;
 use lockstep_tests::{Batch, binaries};
 
 /// The plugin's processor time is asked for at one call of so many.
@@ -18,10 +17,10 @@ fn main() {
     if bare::run_if_asked() {
         return;
     }
-    let dir = TestDir::new();
-    let (node, store) = (dir.network_dir(), dir.path("store"));
+    let backed = Backed::fresh();
+    let (dir, node, store) = (backed.dir(), backed.network_dir(), backed.store());
     let (input, calls) = calls(28_150);
-    let mut plugin = backed_up(&dir);
+    let mut plugin = start(&backed);
     let bench = std::env::current_exe().expect("a running program has a path");
     let bare_file = dir.path("bare");
     let bare_file = bare_file.to_str().expect("a path in UTF-8");
@@ -113,26 +112,16 @@ fn main() {
     println!("resident memory of the plugin at the end: {resident} KiB");
 }
 
-/// The plugin of a node there whose backup was just made.
-fn backed_up(dir: &TestDir) -> Plugin {
-    let node = dir.network_dir();
-    let mut init = Command::new(binaries::cli());
-    let init = init.arg("init").arg("--lightning-dir").arg(&node).arg(dir.path("store")).output();
-    assert!(init.is_ok_and(|done| done.status.success()), "init failed");
-    Plugin::start(&binaries::plugin(), &node).expect("the plugin starts")
-}
-
 /// The plugin's processor time of calls with a blob of half a MiB, which is random, behind others; and that of a bare
 /// write and `fdatasync` of so many bytes.
 fn large(calls: &[Batch], raw: &mut Raw) -> (Vec<Duration>, Vec<Duration>) {
     const BLOB: usize = 512 << 10;
-    let dir = TestDir::new();
-    let mut plugin = backed_up(&dir);
+    let backed = Backed::fresh();
+    let mut plugin = start(&backed);
     let before = &calls[..calls.len().min(2_000)];
     for (index, call) in before.iter().enumerate() {
         plugin.call(&message(index, call)).expect("the plugin acknowledges");
     }
-    raw.cpu_times.clear();
     let mut rng = Rng::with_seed(1);
     let last = before.last().map_or(0, |call| call.data_version);
     let version = |call: usize| last + 1 + call as u32;
@@ -149,6 +138,10 @@ fn large(calls: &[Batch], raw: &mut Raw) -> (Vec<Duration>, Vec<Duration>) {
     let times = times.collect();
     plugin.stop();
     (times, std::mem::take(&mut raw.cpu_times))
+}
+
+fn start(backed: &Backed) -> Plugin {
+    Plugin::start(&binaries::plugin(), &backed.network_dir()).expect("the plugin starts")
 }
 
 fn timed(plugin: &mut Plugin, message: &[u8]) -> Duration {

@@ -225,7 +225,7 @@ pub fn user_and_kernel(process: u32) -> (Duration, Duration) {
     (next(), next())
 }
 
-/// Processor time that this thread has used so far. (It costs a call what reading `/proc` would not: next to nothing.)
+/// Processor time that this thread has used so far. Unlike reading `/proc`, to ask for it costs next to nothing.
 pub fn cpu_of_this_thread() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
